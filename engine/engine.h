@@ -1,0 +1,123 @@
+// The engine interface: the one narrow door behind which a CPU executes.
+//
+// An engine runs vCPUs: it has the guest's register state and its MMU. It knows nothing of devices, threads or machines. Whoever owns the vCPU (vm/) calls
+// down through struct engine_ops, and the engine calls up through struct engine_upcalls, always on the vCPU's own thread. run() returns only for lifecycle
+// events; I/O, MSRs and HLT are upcalls made in the middle of it.
+//
+// How a vCPU is told of something. Anybody, on any thread, sets bits in `pending` (engine_notify). The engine looks at them between instructions:
+//     INTR  the interrupt controller may have a vector: when interrupts are open (IF, no shadow) the engine clears the bit, then calls
+//           interrupt_ack(); a vector >= 0 is delivered, -1 means there is none after all. While interrupts are closed the bit just stays.
+//     NMI, INIT, SIPI  as the architecture says (the SIPI vector lies in sipi_vector).
+//     EXIT  run() returns ENGINE_EXIT_REQUESTED.
+// A bit that is set while the vCPU sits in the halt upcall ends it. Example: a timer fires on the event loop thread, the LAPIC model latches vector 0xec and calls
+// engine_notify(vcpu, ENGINE_INTR); the guest, in HLT, leaves halt(), the engine asks interrupt_ack() and delivers 0xec.
+//
+// Threads: create/destroy/map/unmap/protect are called by one thread at a time while vCPUs may run; get/set only while the vCPU is not running;
+// engine_notify, invalidate and dirty_log from any thread.
+#pragma once
+#include "cpu/model.h"
+#include "cpu/state.h"
+#include "report/error.h"
+#include "report/log.h"
+#include <stdatomic.h>
+
+enum { ENGINE_INTR = 1 << 0, ENGINE_NMI = 1 << 1, ENGINE_INIT = 1 << 2, ENGINE_SIPI = 1 << 3, ENGINE_EXIT = 1 << 4 };
+
+enum engine_exit {
+    ENGINE_EXIT_REQUESTED, // somebody set ENGINE_EXIT (the bit is cleared), or step()'s count is used up
+    ENGINE_EXIT_SHUTDOWN,  // triple fault; where it was is in the vCPU's state
+    ENGINE_EXIT_ERROR,     // the engine cannot go on: the error text says why
+};
+
+// Called on the vCPU's thread; `owner` is what vcpu_create was given. Sizes are 1, 2, 4 or 8 bytes (ports: 1, 2, 4).
+struct engine_upcalls {
+    uint64_t (*port_read)(void *owner, uint16_t port, unsigned size);
+    void (*port_write)(void *owner, uint16_t port, unsigned size, uint64_t val);
+    // Guest-physical accesses outside of mapped memory, and writes to memory mapped read-only.
+    uint64_t (*mmio_read)(void *owner, uint64_t gpa, unsigned size);
+    void (*mmio_write)(void *owner, uint64_t gpa, unsigned size, uint64_t val);
+    // MSRs that are not the CPU's (see cpu/msr.h). Return 0, or -1 for #GP.
+    int (*msr_read)(void *owner, uint32_t msr, uint64_t *val);
+    int (*msr_write)(void *owner, uint32_t msr, uint64_t val);
+    // Task priority, CR8 (0..15).
+    uint64_t (*tpr_read)(void *owner);
+    void (*tpr_write)(void *owner, uint64_t tpr);
+    int (*interrupt_ack)(void *owner); // see above
+    // VMCALL and VMMCALL: the number in RAX and arguments in RBX, RCX, RDX, RSI; returns RAX.
+    uint64_t (*hypercall)(void *owner, uint64_t nr, const uint64_t arg[4]);
+    // Blocks until a bit of `mask` is set in pending. (HLT, wait for SIPI.)
+    void (*halt)(void *owner, unsigned mask);
+    // The guest's time stamp counter now, before TSC_ADJUST; monotonic over all vCPUs of a VM.
+    uint64_t (*tsc)(void *owner);
+};
+
+struct engine_vm_config {
+    const struct cpu_model *model;
+    const struct engine_upcalls *up;
+    struct log *log;
+    uint64_t code_cache; // translators: limit in bytes of translated code per VM, 0 for the default
+};
+
+struct engine_ops;
+
+// Engines extend these two (first member). The owner reads them but writes only through engine_notify.
+struct engine_vm {
+    const struct engine_ops *ops;
+    struct engine_vm_config config;
+};
+
+struct engine_vcpu {
+    struct engine_vm *vm;
+    void *owner;
+    unsigned id; // also the APIC id
+    _Atomic uint32_t pending;
+    _Atomic uint8_t sipi_vector;
+};
+
+enum { ENGINE_MAP_READONLY = 1 << 0 };
+
+typedef void (*engine_stat_fn)(void *ctx, const char *name, uint64_t value);
+
+struct engine_ops {
+    const char *name;
+    // 0 if the engine works on this host; else err says why not.
+    int (*probe)(struct error *err);
+
+    int (*vm_create)(const struct engine_vm_config *config, struct engine_vm **out, struct error *err);
+    void (*vm_destroy)(struct engine_vm *vm); // all vCPUs are destroyed before
+
+    // Guest-physical memory. gpa, size and host address are multiples of 4096. The host memory stays the caller's and outlives the mapping.
+    int (*map)(struct engine_vm *vm, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err);
+    int (*unmap)(struct engine_vm *vm, uint64_t gpa, uint64_t size, struct error *err);
+    // Somebody other than a vCPU (a device) wrote to guest memory: drop what was derived from the old contents.
+    void (*invalidate)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
+    // Dirty pages. log_start begins logging; log_fetch sets one bit per 4096 bytes page written since the last fetch (bit 0 is gpa) and starts afresh.
+    int (*log_start)(struct engine_vm *vm, struct error *err);
+    void (*log_stop)(struct engine_vm *vm);
+    int (*log_fetch)(struct engine_vm *vm, uint64_t gpa, uint64_t size, uint64_t *bitmap);
+
+    int (*vcpu_create)(struct engine_vm *vm, unsigned id, void *owner, struct engine_vcpu **out, struct error *err);
+    void (*vcpu_destroy)(struct engine_vcpu *vcpu);
+    enum engine_exit (*run)(struct engine_vcpu *vcpu, struct error *err);
+    // As run(), but at most `count` instructions; for tests, lockstep comparison and debuggers. NULL where an engine can't.
+    enum engine_exit (*step)(struct engine_vcpu *vcpu, uint64_t count, struct error *err);
+    // Makes a running vCPU look at `pending` soon. Called by engine_notify after the bit is set. May be NULL.
+    void (*kick)(struct engine_vcpu *vcpu);
+
+    void (*get_state)(struct engine_vcpu *vcpu, struct cpu_state *s, unsigned groups);
+    int (*set_state)(struct engine_vcpu *vcpu, const struct cpu_state *s, unsigned groups, struct error *err);
+
+    void (*vcpu_stats)(struct engine_vcpu *vcpu, engine_stat_fn emit, void *ctx);
+    void (*vm_stats)(struct engine_vm *vm, engine_stat_fn emit, void *ctx);
+};
+
+// Sets bits in pending and makes the vCPU look. Any thread. Returns the bits that were set before (a sleeping halt() is woken by the owner: vm/vcpu.c).
+static inline uint32_t engine_notify(struct engine_vcpu *v, uint32_t bits)
+{
+    uint32_t old = atomic_fetch_or_explicit(&v->pending, bits, memory_order_seq_cst);
+    if (v->vm->ops->kick)
+        v->vm->ops->kick(v);
+    return old;
+}
+
+extern const struct engine_ops engine_interp;

@@ -1,0 +1,50 @@
+// What a device is: one struct of functions.
+//
+// A device embeds struct device as its first member, is made by its own init function (which wires it: registers ranges, MSRs, timers), and from then on is
+// reached only through these functions, each called with the device's lock held (unless ops->unlocked: then the device locks itself). Restoring a saved machine is
+// init plus load: there is no second wiring.
+//
+// Saved state is a table of fields, so save and load are the same lines of code for every device (vm/state.h).
+//
+// Example: chip/rtc.c.
+#pragma once
+#include "vm/lock.h"
+#include "vm/state.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct device;
+struct vm;
+
+// One access by a vCPU to a range that the device registered.
+struct bus_access {
+    unsigned cpu;    // who asks
+    unsigned region; // the number given when the range was registered
+    unsigned size;   // 1, 2, 4, 8
+    uint64_t offset; // from the range's start; offset + size is within the range
+};
+
+struct device_ops {
+    const char *name;           // of the kind, e.g. "rtc"
+    bool unlocked;              // the device does its own locking
+    void (*reset)(struct device *d);
+    uint64_t (*read)(struct device *d, struct bus_access a);
+    void (*write)(struct device *d, struct bus_access a, uint64_t val);
+    // Model-specific registers registered with vm_msr_add. Return 0, or -1 for #GP.
+    int (*msr_read)(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val);
+    int (*msr_write)(struct device *d, unsigned cpu, uint32_t msr, uint64_t val);
+    const struct state_table *state; // what is saved; NULL if the device has no state
+    int (*loaded)(struct device *d); // after load: check the (hostile) values, arm timers again. 0 or -EINVAL
+    void (*destroy)(struct device *d);
+};
+
+struct device {
+    const struct device_ops *ops;
+    struct vm *vm;
+    char name[24];        // of this one, unique in the VM, e.g. "virtio-blk0"
+    struct vm_lock lock;
+    struct device *next;  // in vm->devices
+};
+
+// Enters the device into the VM's list. Does not call reset: vm_reset does that for all of them before the first instruction.
+void device_add(struct vm *vm, struct device *d, const struct device_ops *ops, const char *name);

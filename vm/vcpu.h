@@ -1,0 +1,24 @@
+// A virtual CPU as the rest of the machine sees it: something that runs on a thread of its own and can be signalled.
+//
+// The local APIC model tells a vCPU that it has an interrupt (vcpu_signal with VCPU_INTR); the engine later asks back, on the vCPU's thread, which
+// vector (struct local_apic_ops). See engine/engine.h for the other half of this.
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+struct vm;
+
+// Same bits as ENGINE_* (checked in vcpu.c).
+enum { VCPU_INTR = 1 << 0, VCPU_NMI = 1 << 1, VCPU_INIT = 1 << 2, VCPU_SIPI = 1 << 3, VCPU_EXIT = 1 << 4 };
+
+// Any thread. Wakes the vCPU if it sleeps in HLT.
+void vcpu_signal(struct vm *vm, unsigned cpu, unsigned bits);
+void vcpu_startup(struct vm *vm, unsigned cpu, uint8_t vector); // startup IPI
+
+// What a vCPU asks of its local interrupt controller; on the vCPU's thread.
+struct local_apic_ops {
+    int (*ack)(void *ctx, unsigned cpu); // highest deliverable vector, now in service; -1 if none
+    uint64_t (*tpr_read)(void *ctx, unsigned cpu);
+    void (*tpr_write)(void *ctx, unsigned cpu, uint64_t tpr); // 0..15
+    void (*init)(void *ctx, unsigned cpu); // the CPU took an INIT
+};
