@@ -1,8 +1,8 @@
 // CPU models: what a guest reads from CPUID, as data.
 //
-// A model is a name and a set of CPUID leaves with feature bits. Every engine presents the same model bit for bit: the table is made once,
-// when the VM is made, and no engine ever asks the host's CPUID itself. Dynamic bits (OSXSAVE, APIC id, XSAVE sizes) are filled in at the time of
-// the CPUID instruction from the CPU's state, by cpu_cpuid().
+// A model is a name and a set of CPUID leaves with feature bits. Every engine presents the same model bit for bit: the
+// table is made once, when the VM is made, and no engine ever asks the host's CPUID itself. Dynamic bits (OSXSAVE, APIC
+// id, XSAVE sizes) are filled in at the time of the CPUID instruction from the CPU's state, by cpu_cpuid().
 //
 // Example: cpu_model_make(&m, "x86-64-v3", &host, &(struct cpu_config){.cpus = 2, .tsc_khz = 2600000}, &err)
 #pragma once
@@ -26,9 +26,9 @@ enum { CPU_MODEL_LEAVES = 96 };
 typedef struct cpuid_regs (*cpu_host_cpuid)(uint32_t leaf, uint32_t subleaf);
 
 struct cpu_config {
-    unsigned cpus;      // 1..CPU_MAX, all cores of one package
-    uint32_t tsc_khz;   // told to the guest by leaves 0x15, 0x16, 0x40000010
-    bool paravirt;      // KVM-compatible leaves at 0x40000000
+    unsigned cpus;    // 1..CPU_MAX, all cores of one package
+    uint32_t tsc_khz; // told to the guest by leaves 0x15, 0x16, 0x40000010
+    bool paravirt;    // KVM-compatible leaves at 0x40000000
 };
 
 enum { CPU_MAX = 64 };
@@ -37,27 +37,29 @@ struct cpu_model {
     char name[32];
     unsigned count;
     struct cpuid_leaf leaf[CPU_MODEL_LEAVES];
-    unsigned phys_bits;        // MAXPHYADDR
-    uint64_t xcr0_mask;        // XCR0 bits that the guest may set
-    uint64_t cr4_mask;         // CR4 bits that the guest may set
+    unsigned phys_bits; // MAXPHYADDR
+    uint64_t xcr0_mask; // XCR0 bits that the guest may set
+    uint64_t cr4_mask;  // CR4 bits that the guest may set
     uint64_t efer_mask;
     struct cpu_config config;
 };
 
 // Makes the table. `name` is one of cpu_model_names or NULL for the default (the best that the host can give).
 // Returns 0; -EINVAL for an unknown name; -ENOTSUP where the host lacks features: err names them.
-int cpu_model_make(struct cpu_model *m, const char *name, cpu_host_cpuid host, const struct cpu_config *config, struct error *err);
+int cpu_model_make(struct cpu_model *m, const char *name, cpu_host_cpuid host, const struct cpu_config *config,
+                   struct error *err);
 
 extern const char *const cpu_model_names[]; // NULL-terminated
 
-// The CPUID instruction: fills r for leaf/subleaf as seen by the CPU `apic_id` in state s. Out-of-range leaves behave as on Intel:
-// they return the highest basic leaf's data (Intel SDM vol. 2, CPUID).
+// The CPUID instruction: fills r for leaf/subleaf as seen by the CPU `apic_id` in state s. Out-of-range leaves behave
+// as on Intel: they return the highest basic leaf's data (Intel SDM vol. 2, CPUID).
 void cpu_cpuid(const struct cpu_model *m, const struct cpu_state *s, unsigned apic_id, uint32_t leaf, uint32_t subleaf,
                struct cpuid_regs *r);
 
 // True if the model's CPUID has the feature (a bit of a register of a leaf).
 bool cpu_model_has(const struct cpu_model *m, uint32_t leaf, uint32_t subleaf, unsigned reg, unsigned bit);
 
-// Size in bytes of a standard-format XSAVE area for these components, and offset of one component in it (0 if not in the model).
+// Size in bytes of a standard-format XSAVE area for these components, and offset of one component in it (0 if not in
+// the model).
 uint32_t cpu_xsave_size(const struct cpu_model *m, uint64_t components);
 uint32_t cpu_xsave_offset(const struct cpu_model *m, unsigned component);

@@ -1,6 +1,8 @@
-// Model-specific registers that live in the CPU: one table that says, for each, its field, its writable bits and its rules.
+// Model-specific registers that live in the CPU: one table that says, for each, its field, its writable bits and its
+// rules.
 //
-// An engine asks here first; what is not here belongs to a device (local APIC, paravirtual clock) and goes up by an upcall; what nobody knows is #GP.
+// An engine asks here first; what is not here belongs to a device (local APIC, paravirtual clock) and goes up by an
+// upcall; what nobody knows is #GP.
 #pragma once
 #include "cpu/model.h"
 #include "cpu/state.h"

@@ -1,14 +1,16 @@
 // The architectural state of one x86-64 logical processor.
 //
-// This is the common language of all engines: whatever executes a vCPU (interpreter, binary translator, KVM) can give and
-// take its state in exactly this form, so a machine stopped under one engine goes on under another. Nothing in here says how
-// an engine works: no TLB, no caches, no host pointers.
+// This is the common language of all engines: whatever executes a vCPU (interpreter, binary translator, KVM) can give
+// and take its state in exactly this form, so a machine stopped under one engine goes on under another. Nothing in here
+// says how an engine works: no TLB, no caches, no host pointers.
 //
 // Invariants between two instructions:
 //   - rflags bit 1 is set, bits 3, 5, 15 and 22..63 are clear.
-//   - A segment whose attr has CPU_SEG_P clear is unusable (null selector); its base is still meaningful for FS/GS in 64-bit mode.
+//   - A segment whose attr has CPU_SEG_P clear is unusable (null selector); its base is still meaningful for FS/GS in
+//   64-bit mode.
 //   - seg[].limit is in bytes, already scaled by G. The CPL is the DPL of SS (AMD APM vol. 2, 4.7; see cpu_cpl()).
-//   - xsave is a standard-format (not compacted) XSAVE area. XSTATE_BV bit i clear means component i is in its initial state.
+//   - xsave is a standard-format (not compacted) XSAVE area. XSTATE_BV bit i clear means component i is in its initial
+//   state.
 //
 // Example: a CPU after RESET (Intel SDM vol. 3, table 10-1) is made by cpu_reset(&s, is_bootstrap).
 #pragma once
@@ -43,16 +45,16 @@ enum cpu_seg_name { CPU_ES, CPU_CS, CPU_SS, CPU_DS, CPU_FS, CPU_GS, CPU_SEG_COUN
 enum {
     CPU_SEG_TYPE = 0x00f,
     CPU_SEG_ACCESSED = 0x001,
-    CPU_SEG_WRITE = 0x002,     // data: writable; code: readable
-    CPU_SEG_DOWN = 0x004,      // data: expand-down; code: conforming
+    CPU_SEG_WRITE = 0x002, // data: writable; code: readable
+    CPU_SEG_DOWN = 0x004,  // data: expand-down; code: conforming
     CPU_SEG_CODE = 0x008,
-    CPU_SEG_S = 0x010,         // 0 system, 1 code or data
+    CPU_SEG_S = 0x010, // 0 system, 1 code or data
     CPU_SEG_DPL = 0x060,
     CPU_SEG_DPL_SHIFT = 5,
     CPU_SEG_P = 0x080,
     CPU_SEG_AVL = 0x100,
-    CPU_SEG_L = 0x200,         // 64-bit code
-    CPU_SEG_DB = 0x400,        // 32-bit
+    CPU_SEG_L = 0x200,  // 64-bit code
+    CPU_SEG_DB = 0x400, // 32-bit
     CPU_SEG_G = 0x800,
 };
 
@@ -136,11 +138,12 @@ enum {
 #define XSTATE_AVX512 (7ull << 5)
 
 enum {
-    CPU_XSAVE_SIZE = 4096,    // room for every component we let a guest use, standard format
+    CPU_XSAVE_SIZE = 4096, // room for every component we let a guest use, standard format
     CPU_MTRR_VARIABLE = 8,
 };
 
-// Model-specific registers that are part of the CPU itself. The local APIC's and the paravirtual ones belong to their devices.
+// Model-specific registers that are part of the CPU itself. The local APIC's and the paravirtual ones belong to their
+// devices.
 struct cpu_msrs {
     uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
@@ -161,15 +164,15 @@ enum { CPU_SHADOW_NONE, CPU_SHADOW_STI, CPU_SHADOW_MOV_SS };
 
 // What is between two instructions and yet not in a register.
 struct cpu_events {
-    uint8_t activity;        // enum cpu_activity
-    uint8_t shadow;          // interrupts are held off for one instruction: CPU_SHADOW_*
-    bool nmi_masked;         // from NMI delivery until IRET
+    uint8_t activity; // enum cpu_activity
+    uint8_t shadow;   // interrupts are held off for one instruction: CPU_SHADOW_*
+    bool nmi_masked;  // from NMI delivery until IRET
     bool nmi_pending;
-    bool exception_pending;  // an exception that was raised but not delivered yet
+    bool exception_pending; // an exception that was raised but not delivered yet
     uint8_t exception_vector;
     bool exception_has_error;
     uint32_t exception_error;
-    uint64_t pending_debug;  // DR6 bits of a trap that waits for the instruction boundary (Intel SDM vol. 3, 6.9)
+    uint64_t pending_debug; // DR6 bits of a trap that waits for the instruction boundary (Intel SDM vol. 3, 6.9)
 };
 
 struct cpu_state {
@@ -180,7 +183,8 @@ struct cpu_state {
     struct cpu_segment ldtr, tr;
     struct cpu_table gdtr, idtr;
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
-    uint64_t pdpte[4]; // PAE paging without long mode: loaded by MOV CR3, not re-read by walks (Intel SDM vol. 3, 4.4.1)
+    uint64_t
+        pdpte[4]; // PAE paging without long mode: loaded by MOV CR3, not re-read by walks (Intel SDM vol. 3, 4.4.1)
     uint64_t dr[4], dr6, dr7;
     struct cpu_msrs msr;
     struct cpu_events ev;
@@ -189,11 +193,11 @@ struct cpu_state {
 
 // Register groups: what engine get/set state moves at a time.
 enum {
-    CPU_GROUP_GPR = 1 << 0,    // gpr, rip, rflags
-    CPU_GROUP_SEG = 1 << 1,    // seg, ldtr, tr, gdtr, idtr
-    CPU_GROUP_CR = 1 << 2,     // cr0..cr4, efer, pdpte
+    CPU_GROUP_GPR = 1 << 0, // gpr, rip, rflags
+    CPU_GROUP_SEG = 1 << 1, // seg, ldtr, tr, gdtr, idtr
+    CPU_GROUP_CR = 1 << 2,  // cr0..cr4, efer, pdpte
     CPU_GROUP_DR = 1 << 3,
-    CPU_GROUP_XSAVE = 1 << 4,  // xcr0 and xsave
+    CPU_GROUP_XSAVE = 1 << 4, // xcr0 and xsave
     CPU_GROUP_MSR = 1 << 5,
     CPU_GROUP_EVENTS = 1 << 6,
     CPU_GROUP_ALL = (1 << 7) - 1,
@@ -224,7 +228,8 @@ static inline bool cpu_is_canonical(const struct cpu_state *s, uint64_t a)
     return (uint64_t)((int64_t)(a << shift) >> shift) == a;
 }
 
-// RESET or power-up (Intel SDM vol. 3, table 10-1). The bootstrap processor starts at F000:FFF0, others wait for a SIPI.
+// RESET or power-up (Intel SDM vol. 3, table 10-1). The bootstrap processor starts at F000:FFF0, others wait for a
+// SIPI.
 void cpu_reset(struct cpu_state *s, bool bootstrap);
 
 // INIT: as reset, but x87/SSE state, most MSRs and CR0.CD/NW stay (Intel SDM vol. 3, table 10-1).

@@ -1,19 +1,24 @@
 // The engine interface: the one narrow door behind which a CPU executes.
 //
-// An engine runs vCPUs: it has the guest's register state and its MMU. It knows nothing of devices, threads or machines. Whoever owns the vCPU (vm/) calls
-// down through struct engine_ops, and the engine calls up through struct engine_upcalls, always on the vCPU's own thread. run() returns only for lifecycle
-// events; I/O, MSRs and HLT are upcalls made in the middle of it.
+// An engine runs vCPUs: it has the guest's register state and its MMU. It knows nothing of devices, threads or
+// machines. Whoever owns the vCPU (vm/) calls down through struct engine_ops, and the engine calls up through struct
+// engine_upcalls, always on the vCPU's own thread. run() returns only for lifecycle events; I/O, MSRs and HLT are
+// upcalls made in the middle of it.
 //
-// How a vCPU is told of something. Anybody, on any thread, sets bits in `pending` (engine_notify). The engine looks at them between instructions:
-//     INTR  the interrupt controller may have a vector: when interrupts are open (IF, no shadow) the engine clears the bit, then calls
-//           interrupt_ack(); a vector >= 0 is delivered, -1 means there is none after all. While interrupts are closed the bit just stays.
+// How a vCPU is told of something. Anybody, on any thread, sets bits in `pending` (engine_notify). The engine looks at
+// them between instructions:
+//     INTR  the interrupt controller may have a vector: when interrupts are open (IF, no shadow) the engine clears the
+//     bit, then calls
+//           interrupt_ack(); a vector >= 0 is delivered, -1 means there is none after all. While interrupts are closed
+//           the bit just stays.
 //     NMI, INIT, SIPI  as the architecture says (the SIPI vector lies in sipi_vector).
 //     EXIT  run() returns ENGINE_EXIT_REQUESTED.
-// A bit that is set while the vCPU sits in the halt upcall ends it. Example: a timer fires on the event loop thread, the LAPIC model latches vector 0xec and calls
-// engine_notify(vcpu, ENGINE_INTR); the guest, in HLT, leaves halt(), the engine asks interrupt_ack() and delivers 0xec.
+// A bit that is set while the vCPU sits in the halt upcall ends it. Example: a timer fires on the event loop thread,
+// the LAPIC model latches vector 0xec and calls engine_notify(vcpu, ENGINE_INTR); the guest, in HLT, leaves halt(), the
+// engine asks interrupt_ack() and delivers 0xec.
 //
-// Threads: create/destroy/map/unmap/protect are called by one thread at a time while vCPUs may run; get/set only while the vCPU is not running;
-// engine_notify, invalidate and dirty_log from any thread.
+// Threads: create/destroy/map/unmap/protect are called by one thread at a time while vCPUs may run; get/set only while
+// the vCPU is not running; engine_notify, invalidate and dirty_log from any thread.
 #pragma once
 #include "cpu/model.h"
 #include "cpu/state.h"
@@ -86,12 +91,14 @@ struct engine_ops {
     int (*vm_create)(const struct engine_vm_config *config, struct engine_vm **out, struct error *err);
     void (*vm_destroy)(struct engine_vm *vm); // all vCPUs are destroyed before
 
-    // Guest-physical memory. gpa, size and host address are multiples of 4096. The host memory stays the caller's and outlives the mapping.
+    // Guest-physical memory. gpa, size and host address are multiples of 4096. The host memory stays the caller's and
+    // outlives the mapping.
     int (*map)(struct engine_vm *vm, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err);
     int (*unmap)(struct engine_vm *vm, uint64_t gpa, uint64_t size, struct error *err);
     // Somebody other than a vCPU (a device) wrote to guest memory: drop what was derived from the old contents.
     void (*invalidate)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
-    // Dirty pages. log_start begins logging; log_fetch sets one bit per 4096 bytes page written since the last fetch (bit 0 is gpa) and starts afresh.
+    // Dirty pages. log_start begins logging; log_fetch sets one bit per 4096 bytes page written since the last fetch
+    // (bit 0 is gpa) and starts afresh.
     int (*log_start)(struct engine_vm *vm, struct error *err);
     void (*log_stop)(struct engine_vm *vm);
     int (*log_fetch)(struct engine_vm *vm, uint64_t gpa, uint64_t size, uint64_t *bitmap);
@@ -99,7 +106,8 @@ struct engine_ops {
     int (*vcpu_create)(struct engine_vm *vm, unsigned id, void *owner, struct engine_vcpu **out, struct error *err);
     void (*vcpu_destroy)(struct engine_vcpu *vcpu);
     enum engine_exit (*run)(struct engine_vcpu *vcpu, struct error *err);
-    // As run(), but at most `count` instructions; for tests, lockstep comparison and debuggers. NULL where an engine can't.
+    // As run(), but at most `count` instructions; for tests, lockstep comparison and debuggers. NULL where an engine
+    // can't.
     enum engine_exit (*step)(struct engine_vcpu *vcpu, uint64_t count, struct error *err);
     // Makes a running vCPU look at `pending` soon. Called by engine_notify after the bit is set. May be NULL.
     void (*kick)(struct engine_vcpu *vcpu);
@@ -111,7 +119,8 @@ struct engine_ops {
     void (*vm_stats)(struct engine_vm *vm, engine_stat_fn emit, void *ctx);
 };
 
-// Sets bits in pending and makes the vCPU look. Any thread. Returns the bits that were set before (a sleeping halt() is woken by the owner: vm/vcpu.c).
+// Sets bits in pending and makes the vCPU look. Any thread. Returns the bits that were set before (a sleeping halt() is
+// woken by the owner: vm/vcpu.c).
 static inline uint32_t engine_notify(struct engine_vcpu *v, uint32_t bits)
 {
     uint32_t old = atomic_fetch_or_explicit(&v->pending, bits, memory_order_seq_cst);

@@ -22,8 +22,12 @@ void error_prefix(struct error *err, const char *fmt, ...)
     memcpy(old, err->text, sizeof old);
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(err->text, sizeof err->text, fmt, ap);
+    vsnprintf(err->text, sizeof err->text, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof err->text)
-        snprintf(err->text + n, sizeof err->text - (size_t)n, ": %.*s", (int)sizeof old, old);
+    size_t n = strlen(err->text);
+    for (const char *part = ": "; *part && n < sizeof err->text - 1; part++)
+        err->text[n++] = *part;
+    for (const char *part = old; *part && n < sizeof err->text - 1; part++)
+        err->text[n++] = *part;
+    err->text[n] = 0;
 }

@@ -1,7 +1,8 @@
 // How a failure is told: one line of text that names the thing and the reason.
 //
-// Functions that can fail return 0 or a negative errno and fill a struct error that the caller owns. The text is for a person who reads only this
-// line; it has no trailing full stop or newline and does not start with the program's name (the main program adds that).
+// Functions that can fail return 0 or a negative errno and fill a struct error that the caller owns. The text is for a
+// person who reads only this line; it has no trailing full stop or newline and does not start with the program's name
+// (the main program adds that).
 //
 // Example: return error_set(err, ENOENT, "kernel %s: %s", path, strerror(ENOENT));   // returns -ENOENT
 #pragma once

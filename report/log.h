@@ -1,7 +1,7 @@
 // The log and the trace: what a running machine tells about itself.
 //
-// A struct log belongs to one VM (or one program); there is no global one. Guest-triggered messages go through log_guest(), which is limited in rate so
-// that a hostile guest cannot fill a disk.
+// A struct log belongs to one VM (or one program); there is no global one. Guest-triggered messages go through
+// log_guest(), which is limited in rate so that a hostile guest cannot fill a disk.
 //
 // Example: log_info(vm->log, "disk %s: 2.0 GiB, read-only", name);
 #pragma once
@@ -11,14 +11,20 @@
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 // Kinds of trace, a bitmask (trapeze run --trace).
-enum { TRACE_EXITS = 1 << 0, TRACE_INTERRUPTS = 1 << 1, TRACE_MMIO = 1 << 2, TRACE_PIO = 1 << 3, TRACE_TRANSLATE = 1 << 4 };
+enum {
+    TRACE_EXITS = 1 << 0,
+    TRACE_INTERRUPTS = 1 << 1,
+    TRACE_MMIO = 1 << 2,
+    TRACE_PIO = 1 << 3,
+    TRACE_TRANSLATE = 1 << 4
+};
 
 struct log {
     enum log_level level;
-    unsigned trace;                             // TRACE_* that are on
-    void (*sink)(void *ctx, const char *line);  // one line without newline; called from any thread, must lock itself
+    unsigned trace;                            // TRACE_* that are on
+    void (*sink)(void *ctx, const char *line); // one line without newline; called from any thread, must lock itself
     void *ctx;
-    _Atomic uint32_t guest_budget;              // messages that guests may still cause; see log_guest
+    _Atomic uint32_t guest_budget; // messages that guests may still cause; see log_guest
 };
 
 void log_line(struct log *l, enum log_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -1,9 +1,11 @@
 // The virtual clock of a VM: everything that a guest can read the time from derives from this one.
 //
-// Units are guest nanoseconds since the machine was switched on. The TSC is the same clock in other units: tsc = ns * khz / 10^6. The clock can be paused and saved.
-// Two sources: the host's TSC (scaled only if the guest's frequency differs), or, for tests and lockstep runs, a virtual one that moves only when it is told.
+// Units are guest nanoseconds since the machine was switched on. The TSC is the same clock in other units: tsc = ns *
+// khz / 10^6. The clock can be paused and saved. Two sources: the host's TSC (scaled only if the guest's frequency
+// differs), or, for tests and lockstep runs, a virtual one that moves only when it is told.
 //
-// Example: in a unit test, vm_clock_virtual(&vm->clock, 1000000); ... vm_clock_advance(vm, 5000000); runs every timer due within 5 ms, in order.
+// Example: in a unit test, vm_clock_virtual(&vm->clock, 1000000); ... vm_clock_advance(vm, 5000000); runs every timer
+// due within 5 ms, in order.
 #pragma once
 #include "vm/lock.h"
 #include <stdbool.h>
@@ -12,13 +14,13 @@
 struct vm;
 
 struct vm_clock {
-    uint32_t tsc_khz;      // the guest's TSC frequency
+    uint32_t tsc_khz; // the guest's TSC frequency
     bool is_virtual;
     bool paused;
-    uint64_t virtual_ns;   // virtual source: now
-    uint64_t host_khz;     // host source: the host's TSC frequency
-    int64_t tsc_offset;    // guest TSC = scaled host TSC + offset; meaningful while not paused
-    uint64_t paused_tsc;   // guest TSC while paused
+    uint64_t virtual_ns; // virtual source: now
+    uint64_t host_khz;   // host source: the host's TSC frequency
+    int64_t tsc_offset;  // guest TSC = scaled host TSC + offset; meaningful while not paused
+    uint64_t paused_tsc; // guest TSC while paused
 };
 
 void vm_clock_host(struct vm_clock *c, uint32_t tsc_khz); // 0: the host's own frequency. Starts at zero, running.
@@ -32,5 +34,6 @@ void vm_clock_resume(struct vm_clock *c);
 // Virtual source only: moves time forward, running due timers in order of their deadlines.
 void vm_clock_advance(struct vm *vm, uint64_t ns);
 
-// Wall clock: seconds since 1970 UTC and nanoseconds; the host's for the host source, a fixed epoch (2000-01-01) plus ns for the virtual one.
+// Wall clock: seconds since 1970 UTC and nanoseconds; the host's for the host source, a fixed epoch (2000-01-01) plus
+// ns for the virtual one.
 void vm_clock_wall(const struct vm_clock *c, int64_t *seconds, uint32_t *nanoseconds);

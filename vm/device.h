@@ -1,8 +1,9 @@
 // What a device is: one struct of functions.
 //
-// A device embeds struct device as its first member, is made by its own init function (which wires it: registers ranges, MSRs, timers), and from then on is
-// reached only through these functions, each called with the device's lock held (unless ops->unlocked: then the device locks itself). Restoring a saved machine is
-// init plus load: there is no second wiring.
+// A device embeds struct device as its first member, is made by its own init function (which wires it: registers
+// ranges, MSRs, timers), and from then on is reached only through these functions, each called with the device's lock
+// held (unless ops->unlocked: then the device locks itself). Restoring a saved machine is init plus load: there is no
+// second wiring.
 //
 // Saved state is a table of fields, so save and load are the same lines of code for every device (vm/state.h).
 //
@@ -25,8 +26,8 @@ struct bus_access {
 };
 
 struct device_ops {
-    const char *name;           // of the kind, e.g. "rtc"
-    bool unlocked;              // the device does its own locking
+    const char *name; // of the kind, e.g. "rtc"
+    bool unlocked;    // the device does its own locking
     void (*reset)(struct device *d);
     uint64_t (*read)(struct device *d, struct bus_access a);
     void (*write)(struct device *d, struct bus_access a, uint64_t val);
@@ -41,10 +42,11 @@ struct device_ops {
 struct device {
     const struct device_ops *ops;
     struct vm *vm;
-    char name[24];        // of this one, unique in the VM, e.g. "virtio-blk0"
+    char name[24]; // of this one, unique in the VM, e.g. "virtio-blk0"
     struct vm_lock lock;
-    struct device *next;  // in vm->devices
+    struct device *next; // in vm->devices
 };
 
-// Enters the device into the VM's list. Does not call reset: vm_reset does that for all of them before the first instruction.
+// Enters the device into the VM's list. Does not call reset: vm_reset does that for all of them before the first
+// instruction.
 void device_add(struct vm *vm, struct device *d, const struct device_ops *ops, const char *name);

@@ -1,7 +1,8 @@
 // What a block device needs from whatever holds its data: the interface that backends implement.
 //
-// Requests are asynchronous: submit() returns at once and done() is called exactly once for each, on any thread, maybe before submit() returns. The request and its
-// segments stay the caller's and must live until done(). Flush: everything that was done before it is submitted is on stable storage when it is done.
+// Requests are asynchronous: submit() returns at once and done() is called exactly once for each, on any thread, maybe
+// before submit() returns. The request and its segments stay the caller's and must live until done(). Flush: everything
+// that was done before it is submitted is on stable storage when it is done.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -16,7 +17,8 @@ struct disk_segment { // same layout as struct iovec
 
 struct disk_request {
     enum disk_op op;
-    uint64_t offset, length; // bytes, multiples of 512, within the disk; READ and WRITE: length is the sum of the segments
+    uint64_t offset,
+        length; // bytes, multiples of 512, within the disk; READ and WRITE: length is the sum of the segments
     struct disk_segment *seg;
     unsigned segs;
     void (*done)(struct disk_request *r, int result); // 0 or negative errno
@@ -34,9 +36,9 @@ struct disk_ops {
 
 struct disk {
     const struct disk_ops *ops;
-    uint64_t size; // bytes, multiple of 512
+    uint64_t size;       // bytes, multiple of 512
     uint32_t block_size; // preferred I/O size, at least 512
     bool readonly;
-    bool discard;  // DISK_DISCARD and DISK_WRITE_ZEROES are worth sending
+    bool discard; // DISK_DISCARD and DISK_WRITE_ZEROES are worth sending
     char serial[21];
 };

@@ -1,7 +1,8 @@
 // Interrupt routing: from a device's line or message to the chips that deliver it.
 //
-// A device owns irq lines (one struct per source); several sources may share a GSI, which is then the logical OR of them. The machine connects
-// the router to its interrupt controllers once. Messages (MSI) go straight to the local APICs.
+// A device owns irq lines (one struct per source); several sources may share a GSI, which is then the logical OR of
+// them. The machine connects the router to its interrupt controllers once. Messages (MSI) go straight to the local
+// APICs.
 //
 // Example: irq_line_init(&uart->irq, vm, 4); irq_set(&uart->irq, true);
 #pragma once
@@ -19,7 +20,8 @@ struct irq_line {
     uint8_t source; // bit in the GSI's mask of raised sources
 };
 
-// The machine's interrupt controllers, as the router sees them. Called with the router's lock held (line) or without any lock of the router's (msi).
+// The machine's interrupt controllers, as the router sees them. Called with the router's lock held (line) or without
+// any lock of the router's (msi).
 struct irq_controllers {
     void *ctx;
     void (*line)(void *ctx, unsigned gsi, bool level); // the OR of all sources changed
@@ -28,9 +30,9 @@ struct irq_controllers {
 
 struct vm_irq {
     struct vm_lock lock;
-    uint32_t raised[IRQ_GSI_MAX];  // sources that are up; guarded by lock
-    uint8_t sources[IRQ_GSI_MAX];  // how many there are
-    struct irq_controllers to;     // set once by the machine
+    uint32_t raised[IRQ_GSI_MAX]; // sources that are up; guarded by lock
+    uint8_t sources[IRQ_GSI_MAX]; // how many there are
+    struct irq_controllers to;    // set once by the machine
 };
 
 void irq_line_init(struct irq_line *l, struct vm *vm, unsigned gsi);

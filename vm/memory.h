@@ -1,8 +1,9 @@
 // The guest-physical memory map: which addresses are RAM, and where that RAM is in our address space.
 //
-// Devices reach guest memory only through here. Everything that a guest names (addresses, lengths) is checked here: a range that is not wholly RAM gives NULL or false, never a fault.
-// Whoever writes through a pointer from vm_ram() says so afterwards with vm_ram_written(), so that engines drop translations and dirty logs stay right.
-// Guest memory changes under our hands (other vCPUs write it): read a value once, then use the copy.
+// Devices reach guest memory only through here. Everything that a guest names (addresses, lengths) is checked here: a
+// range that is not wholly RAM gives NULL or false, never a fault. Whoever writes through a pointer from vm_ram() says
+// so afterwards with vm_ram_written(), so that engines drop translations and dirty logs stay right. Guest memory
+// changes under our hands (other vCPUs write it): read a value once, then use the copy.
 //
 // Example: struct virtq_desc d; if (!vm_read(vm, gpa, &d, sizeof d)) needs_reset();
 #pragma once
@@ -18,7 +19,7 @@ enum { VM_REGIONS = 16 };
 struct vm_region {
     uint64_t gpa, size; // multiples of 4096
     uint8_t *host;
-    bool readonly;      // for the guest (ROM)
+    bool readonly; // for the guest (ROM)
 };
 
 struct vm_memory {

@@ -1,11 +1,13 @@
 // Saved state: versioned, field by field.
 //
-// A table lists the fields of a struct that make up a device's state; the same table saves, loads and documents it. A field is known by its name, so
-// fields can be added (with `since`) and dropped without breaking old files. Nothing is ever saved as a raw struct.
+// A table lists the fields of a struct that make up a device's state; the same table saves, loads and documents it. A
+// field is known by its name, so fields can be added (with `since`) and dropped without breaking old files. Nothing is
+// ever saved as a raw struct.
 //
 // Example:
 //     static const struct state_field rtc_fields[] = {
-//         STATE_U8(struct rtc, index, 1), STATE_BYTES(struct rtc, ram, 1), STATE_U64(struct rtc, base_ns, 1), STATE_END};
+//         STATE_U8(struct rtc, index, 1), STATE_BYTES(struct rtc, ram, 1), STATE_U64(struct rtc, base_ns, 1),
+//         STATE_END};
 //     static const struct state_table rtc_state = {"rtc", 1, rtc_fields};
 //
 // The stream is little-endian: table name, version, then per field: name, element size, count, elements.
@@ -28,13 +30,19 @@ struct state_table {
     const struct state_field *fields; // ends with STATE_END
 };
 
-#define STATE_FIELD_(type, member, bytes, since_) {#member, offsetof(type, member), bytes, since_, sizeof(((type *)0)->member) / (bytes)}
+#define STATE_FIELD_(type, member, bytes, since_)                                                                      \
+    {                                                                                                                  \
+#member, offsetof(type, member), bytes, since_, sizeof(((type *)0)->member) / (bytes)                          \
+    }
 #define STATE_U8(type, member, since_) STATE_FIELD_(type, member, 1, since_)
 #define STATE_U16(type, member, since_) STATE_FIELD_(type, member, 2, since_)
 #define STATE_U32(type, member, since_) STATE_FIELD_(type, member, 4, since_)
 #define STATE_U64(type, member, since_) STATE_FIELD_(type, member, 8, since_)
 #define STATE_BYTES STATE_U8 // arrays: the count follows from the member's size
-#define STATE_END {NULL, 0, 0, 0, 0}
+#define STATE_END                                                                                                      \
+    {                                                                                                                  \
+        NULL, 0, 0, 0, 0                                                                                               \
+    }
 
 // A growing or a fixed buffer of saved state.
 struct state_buffer {

@@ -1,7 +1,9 @@
-// A stream of bytes in both directions: what stands behind a serial port or a console (terminal, pty, socket, file, nothing).
+// A stream of bytes in both directions: what stands behind a serial port or a console (terminal, pty, socket, file,
+// nothing).
 //
-// write() never blocks: a backend whose peer is slow buffers a bounded amount and then drops the oldest bytes. Input flows by itself: receive() is called on the event loop's thread with
-// what has come and returns how much it took; the rest is offered again after ready().
+// write() never blocks: a backend whose peer is slow buffers a bounded amount and then drops the oldest bytes. Input
+// flows by itself: receive() is called on the event loop's thread with what has come and returns how much it took; the
+// rest is offered again after ready().
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -11,12 +13,13 @@ struct stream;
 struct stream_ops {
     void (*write)(struct stream *s, const void *data, size_t size); // any thread
     void (*ready)(struct stream *s);                                // any thread: the reader has room again
-    void (*flush)(struct stream *s);                                // blocks until what was written is out, for a bounded time
+    void (*flush)(struct stream *s); // blocks until what was written is out, for a bounded time
     void (*close)(struct stream *s);
 };
 
 struct stream {
     const struct stream_ops *ops;
-    size_t (*receive)(void *ctx, const uint8_t *data, size_t size); // set by the reader before input can flow; NULL: input is dropped
+    size_t (*receive)(void *ctx, const uint8_t *data,
+                      size_t size); // set by the reader before input can flow; NULL: input is dropped
     void *ctx;
 };

@@ -1,7 +1,7 @@
 // A virtual CPU as the rest of the machine sees it: something that runs on a thread of its own and can be signalled.
 //
-// The local APIC model tells a vCPU that it has an interrupt (vcpu_signal with VCPU_INTR); the engine later asks back, on the vCPU's thread, which
-// vector (struct local_apic_ops). See engine/engine.h for the other half of this.
+// The local APIC model tells a vCPU that it has an interrupt (vcpu_signal with VCPU_INTR); the engine later asks back,
+// on the vCPU's thread, which vector (struct local_apic_ops). See engine/engine.h for the other half of this.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,5 +20,5 @@ struct local_apic_ops {
     int (*ack)(void *ctx, unsigned cpu); // highest deliverable vector, now in service; -1 if none
     uint64_t (*tpr_read)(void *ctx, unsigned cpu);
     void (*tpr_write)(void *ctx, unsigned cpu, uint64_t tpr); // 0..15
-    void (*init)(void *ctx, unsigned cpu); // the CPU took an INIT
+    void (*init)(void *ctx, unsigned cpu);                    // the CPU took an INIT
 };

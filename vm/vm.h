@@ -1,9 +1,11 @@
 // A virtual machine: memory, buses, devices, vCPUs, and its life from power-on to its end.
 //
-// Life. vm_init, then the machine (machine/pc.c) adds memory and devices, then vm_add_cpus, vm_reset and vm_run. vm_run returns when the machine has ended; vm_destroy frees
-// everything that was added. A guest reset stops all vCPUs, resets every device, calls `boot` again, and goes on.
+// Life. vm_init, then the machine (machine/pc.c) adds memory and devices, then vm_add_cpus, vm_reset and vm_run. vm_run
+// returns when the machine has ended; vm_destroy frees everything that was added. A guest reset stops all vCPUs, resets
+// every device, calls `boot` again, and goes on.
 //
-// Threads. One per vCPU, one event loop (host/loop.h), which runs timers and completions. Ending and resetting may be asked for on any thread; they are carried out on the event loop's.
+// Threads. One per vCPU, one event loop (host/loop.h), which runs timers and completions. Ending and resetting may be
+// asked for on any thread; they are carried out on the event loop's.
 //
 // No globals: several VMs live side by side in one process.
 #pragma once
@@ -42,7 +44,7 @@ struct vm_msr_range {
 
 struct vm {
     struct log *log;
-    struct loop *loop;                // NULL in unit tests: then the clock is virtual and timers run in vm_clock_advance
+    struct loop *loop; // NULL in unit tests: then the clock is virtual and timers run in vm_clock_advance
     struct vm_clock clock;
     struct vm_timers *timers;
     struct vm_memory memory;
@@ -52,7 +54,7 @@ struct vm {
     void *local_apic_ctx;
     struct vm_msr_range msr[VM_MSR_RANGES];
     unsigned msrs;
-    struct device *devices;           // in order of creation
+    struct device *devices; // in order of creation
     const struct cpu_model *model;
     const struct engine_ops *engine_ops;
     struct engine_vm *engine;
@@ -61,19 +63,19 @@ struct vm {
     // Loads what the guest starts with and sets the boot CPU's state; called after every reset.
     int (*boot)(struct vm *vm, void *ctx, struct cpu_state *boot_cpu, struct error *err);
     void *boot_ctx;
-    void (*power_button)(void *ctx);  // set by the machine
+    void (*power_button)(void *ctx); // set by the machine
     void *power_button_ctx;
-    bool no_reboot;                   // a reset ends the machine
+    bool no_reboot; // a reset ends the machine
     // How it ended; written once, guarded by life_lock.
     struct vm_lock life_lock;
     enum vm_end end;
     int end_status;
     char end_text[256];
-    struct vm_life *life;             // private to vm.c
+    struct vm_life *life; // private to vm.c
 };
 
-int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engine_ops *engine, const struct cpu_model *model,
-            struct error *err);
+int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engine_ops *engine,
+            const struct cpu_model *model, struct error *err);
 void vm_destroy(struct vm *vm);
 int vm_add_cpus(struct vm *vm, unsigned cpus, struct error *err);
 int vm_msr_add(struct vm *vm, uint32_t first, uint32_t last, struct device *dev);
