@@ -1,9 +1,10 @@
 // A stream of bytes in both directions: what stands behind a serial port or a console (terminal, pty, socket, file,
 // nothing).
 //
-// write() never blocks: a backend whose peer is slow buffers a bounded amount and then drops the oldest bytes. Input
-// flows by itself: receive() is called on the event loop's thread with what has come and returns how much it took; the
-// rest is offered again after ready().
+// write() does not wait for a slow peer: a backend buffers a bounded amount and then drops the oldest bytes. (Our own
+// standard output is the exception: there a full pipe holds up the printing guest for some seconds, as it would any
+// program.) Input flows by itself: receive() is called on the event loop's thread with what has come and returns how
+// much it took; the rest is offered again after ready().
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
