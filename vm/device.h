@@ -29,14 +29,17 @@ struct device_ops {
     const char *name; // of the kind, e.g. "rtc"
     bool unlocked;    // the device does its own locking
     void (*reset)(struct device *d);
+    // Waits until nothing that the device began is still under way on other threads (disk requests). Called with the
+    // vCPUs stopped and without the device's lock, before any device is reset, saved or destroyed. May be NULL.
+    void (*drain)(struct device *d);
     uint64_t (*read)(struct device *d, struct bus_access a);
     void (*write)(struct device *d, struct bus_access a, uint64_t val);
     // Model-specific registers registered with vm_msr_add. Return 0, or -1 for #GP.
     int (*msr_read)(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val);
     int (*msr_write)(struct device *d, unsigned cpu, uint32_t msr, uint64_t val);
-    const struct state_table *state; // what is saved; NULL if the device has no state
-    int (*loaded)(struct device *d); // after load: check the (hostile) values, arm timers again. 0 or -EINVAL
-    void (*destroy)(struct device *d);
+    const struct state_table *state;   // what is saved; NULL if the device has no state
+    int (*loaded)(struct device *d);   // after load: check the (hostile) values, arm timers again. 0 or -EINVAL
+    void (*destroy)(struct device *d); // frees it; without the lock, nothing can reach the device any more
 };
 
 struct device {

@@ -22,6 +22,7 @@ struct state_field {
     uint16_t size;   // of an element: 1, 2, 4, 8
     uint16_t since;  // first version that has it; absent ones load as they are after reset
     uint32_t count;  // elements
+    uint32_t stride; // bytes from one element to the next; 0: they are adjacent (the same as size)
 };
 
 struct state_table {
@@ -39,6 +40,12 @@ struct state_table {
 #define STATE_U32(type, member, since_) STATE_FIELD_(type, member, 4, since_)
 #define STATE_U64(type, member, since_) STATE_FIELD_(type, member, 8, since_)
 #define STATE_BYTES STATE_U8 // arrays: the count follows from the member's size
+// One member of every element of an array of structs, e.g. STATE_EACH(struct hpet, timer, deadline, 1).
+#define STATE_EACH(type, array, member, since_)                                                                        \
+    {                                                                                                                  \
+#array "." #member, offsetof(type, array[0].member), sizeof(((type *)0)->array[0].member), since_,             \
+            sizeof(((type *)0)->array) / sizeof(((type *)0)->array[0]), sizeof(((type *)0)->array[0])                  \
+    }
 #define STATE_END                                                                                                      \
     {                                                                                                                  \
         NULL, 0, 0, 0, 0                                                                                               \
