@@ -37,15 +37,28 @@ enum interp_result {
 
 typedef enum interp_result (*interp_fn)(struct interp_vcpu *v, const struct interp_insn *i);
 
-enum interp_operand_kind { OPERAND_NONE, OPERAND_REG, OPERAND_MEM, OPERAND_IMM };
+// REG is a general-purpose register; SEG, CR, DR are the others that have a number in `reg`; OTHER is everything else
+// (vector, x87, mask, bound registers: only the host handlers know them, through Zydis's operands).
+enum interp_operand_kind {
+    OPERAND_NONE,
+    OPERAND_REG,
+    OPERAND_MEM,
+    OPERAND_IMM,
+    OPERAND_SEG,
+    OPERAND_CR,
+    OPERAND_DR,
+    OPERAND_OTHER,
+};
 
 struct interp_operand {
     uint8_t kind;
     uint8_t size; // bytes: 1, 2, 4, 8; memory operands of other instructions up to 64 or, for state areas, 0
-    uint8_t reg;  // general-purpose register 0..15 (or segment, control, debug register number)
+    uint8_t reg;  // number of the register
     uint8_t high; // 1: AH, CH, DH, BH (reg is 0..3)
 };
 
+// 64 bytes, one cache line. op[] are the visible operands in Zydis's order, at most four. There is one memory operand
+// at most (string instructions name their registers themselves): seg, base, index, scale, disp describe it.
 struct interp_insn {
     interp_fn fn;
     uint8_t len;
@@ -57,11 +70,10 @@ struct interp_insn {
     uint8_t cond;               // Jcc, SETcc, CMOVcc: the low four bits of the opcode
     uint8_t ops;
     uint16_t mnemonic; // ZydisMnemonic
-    int64_t disp;
-    int64_t imm; // sign-extended; relative branches: displacement
+    int64_t disp;      // also: selector of a direct far pointer, second immediate (ENTER's level, EXTRQ, INSERTQ)
+    int64_t imm;       // sign-extended as the instruction does; relative branches: displacement; far pointers: offset
     struct interp_operand op[4];
     const void *stub; // host*.c
-    uint8_t bytes[15];
 };
 
 struct interp_counters { // trapeze run --stats
@@ -82,13 +94,13 @@ struct interp_vcpu {
     bool delivering; // inside of exception delivery: a further fault combines (deliver.c)
     struct interp_tlb *tlb;
     struct interp_cache *cache;
+    struct interp_host *host; // host*.c
     struct interp_counters count;
 };
 
 enum interp_mode { MODE_REAL, MODE_PROT16, MODE_PROT32, MODE_COMPAT16, MODE_COMPAT32, MODE_LONG64 };
 
 // --- faults
-// -------------------------------------------------------------------------------------------------------------------------------------------------
 // Record a fault and return INTERP_FAULT, so that handlers can say: return interp_gp(v, 0);
 enum interp_result interp_fault(struct interp_vcpu *v, uint8_t vector);                       // without error code
 enum interp_result interp_fault_error(struct interp_vcpu *v, uint8_t vector, uint32_t error); // with one
@@ -103,7 +115,6 @@ static inline enum interp_result interp_ud(struct interp_vcpu *v)
 }
 
 // --- memory (memory.c, mmu.c)
-// -------------------------------------------------------------------------------------------------------------------------------
 // Effective address of the memory operand, wrapped to the address size (offset within the segment).
 uint64_t interp_ea(const struct interp_vcpu *v, const struct interp_insn *i);
 
@@ -123,12 +134,23 @@ bool interp_write_bytes(struct interp_vcpu *v, uint64_t la, const void *buf, uns
 // Probes that a range can be written (or read) without doing it, so that an instruction can be all or nothing.
 bool interp_probe(struct interp_vcpu *v, uint64_t la, unsigned size, enum cpu_access access, bool system);
 // A host pointer for direct use by one instruction, if the range lies in one page of RAM and the access is allowed.
-// NULL with v->fault.raised false: use the byte functions (MMIO, page crossing, page with decoded code on write); NULL
-// with v->fault.raised true: it faults. LOCKed instructions work on such a pointer with host atomics.
+// NULL with v->fault.raised false: use the byte functions (MMIO, ROM, page crossing); NULL with v->fault.raised true:
+// it faults. LOCKed instructions work on such a pointer with host atomics. Whoever has written through it calls
+// interp_host_written() with the same la and size afterwards, before anything else: that is what keeps decoded code and
+// dirty logs right. No pointer is kept across an upcall or interp_bus_lock().
 void *interp_host_pointer(struct interp_vcpu *v, uint64_t la, unsigned size, enum cpu_access access);
+void interp_host_written(struct interp_vcpu *v, uint64_t la, unsigned size);
+
+// The stack, with SS and the stack's address size (interp_stack_mask). On a fault RSP is unchanged. Sizes 2, 4, 8.
+uint64_t interp_stack_mask(const struct interp_vcpu *v); // 0xffff, 0xffffffff or all ones
+bool interp_push(struct interp_vcpu *v, unsigned size, uint64_t val);
+bool interp_pop(struct interp_vcpu *v, unsigned size, uint64_t *val);
+// Near transfer of control: checks that `target`, cut to opsize, is canonical or within CS's limit, and sets rip.
+// INTERP_JUMP, or #GP(0).
+enum interp_result interp_jump_near(struct interp_vcpu *v, uint64_t target, unsigned opsize);
 
 // Locked read-modify-write where interp_host_pointer gives none (page crossing, MMIO): between these two no other
-// vCPU's locked slow path runs.
+// vCPU executes guest code. Take it before looking at memory; host pointers from before are void.
 void interp_bus_lock(struct interp_vcpu *v);
 void interp_bus_unlock(struct interp_vcpu *v);
 
@@ -143,28 +165,41 @@ void interp_tlb_switch(struct interp_vcpu *v); // cr3, cr4.pcide, cpl or AC chan
 void interp_mode_changed(struct interp_vcpu *v);
 
 // --- decoding (decode.c)
-// ------------------------------------------------------------------------------------------------------------------------------------
 // Decodes up to 15 bytes. Never fails: bytes that are no instruction give a handler that raises #UD (or #GP for more
 // than 15 bytes; a code fetch that faults is the fetcher's business).
 void interp_decode(struct interp_vcpu *v, const uint8_t *bytes, unsigned available, struct interp_insn *out);
 
 // Handlers by mnemonic. Each returns NULL where the mnemonic is not its own. Order: gp, system, host; nothing: #UD.
 // The decoder has already refused (as #UD) what the model's CPUID lacks and LOCK where it is not allowed.
+//
+// gp: everything whose operands are general-purpose registers, memory and immediates and that needs no privilege; near
+//     control transfers; string instructions but INS and OUTS; BOUND; fences, CLFLUSH, PAUSE; RDRAND, RDSEED, RDPID.
+// system: whatever names a segment, control or debug register (MOV, PUSH, POP, LDS..., with OPERAND_SEG, CR or DR), far
+//     transfers, INT*, IRET, SYS*, PUSHF, POPF, CLI, STI, CLAC, STAC, HLT, I/O, descriptor tables, SMSW, LMSW, CLTS,
+//     INVLPG, INVPCID, WBINVD, RDTSC(P), RDPMC, RDMSR, WRMSR, CPUID, XGETBV, XSETBV, FSGSBASE, SWAPGS, VMCALL, VERR...
 interp_fn interp_gp_handler(const struct interp_insn *i);
 interp_fn interp_system_handler(const struct interp_insn *i);
-// `decoded` and `operands` are Zydis's (const ZydisDecodedInstruction *, const ZydisDecodedOperand *); builds the stub
-// and may set i->stub.
-interp_fn interp_host_handler(struct interp_vcpu *v, struct interp_insn *i, const void *decoded, const void *operands);
+// `bytes` are the instruction's, `decoded` and `operands` Zydis's (const ZydisDecodedInstruction *, const
+// ZydisDecodedOperand *); builds the stub and may set i->stub.
+interp_fn interp_host_handler(struct interp_vcpu *v, struct interp_insn *i, const uint8_t *bytes, const void *decoded,
+                              const void *operands);
+// What host*.c keeps per vCPU (v->host): made and freed with the vCPU.
+int interp_host_create(struct interp_vcpu *v, struct error *err);
+void interp_host_destroy(struct interp_vcpu *v);
+// The cache has dropped every decoded instruction (it was full, or memory was unmapped): no stub is referred to.
+void interp_host_forget(struct interp_vcpu *v);
 
 // --- what only an operating system does
-// -----------------------------------------------------------------------------------------------------------------------
 // Delivers v->fault (a fault, with the combining rules), a software or an external interrupt. INTERP_JUMP; or, on a
 // triple fault, activity becomes CPU_SHUTDOWN.
 void interp_deliver_fault(struct interp_vcpu *v);
 enum interp_result interp_soft_interrupt(struct interp_vcpu *v, uint8_t vector,
                                          uint64_t return_rip);       // INT n, INT3, INTO
 void interp_deliver_external(struct interp_vcpu *v, uint8_t vector); // vector 2 is NMI
-// After an instruction: single step, data breakpoints, RF. True if a #DB was delivered (debug.c).
+// After an instruction: single step, data breakpoints, RF. True if a #DB was delivered (debug.c). The loop takes the
+// slow path, one instruction at a time with these two around it, whenever rflags has TF or RF, ev.shadow is set, DR7
+// arms anything or ev.pending_debug waits. It clears ev.shadow just before the instruction executes: what is there
+// afterwards was set by it (STI, MOV SS), what was there before is seen by interp_before_debug.
 bool interp_after_debug(struct interp_vcpu *v, bool single_step_was_on);
 bool interp_before_debug(struct interp_vcpu *v); // instruction breakpoint at rip
 void interp_data_breakpoint(struct interp_vcpu *v, uint64_t la, unsigned size,
@@ -175,12 +210,23 @@ bool interp_load_segment(struct interp_vcpu *v, unsigned seg, uint16_t selector)
 bool interp_write_cr(struct interp_vcpu *v, unsigned cr, uint64_t val);
 
 // --- running
-// --------------------------------------------------------------------------------------------------------------------------------------------------
 // One instruction, with events looked at before and traps after it. What another engine calls for an instruction it
 // doesn't translate.
 enum interp_result interp_step(struct interp_vcpu *v);
-// Guest RAM: host address of a guest-physical page, or NULL.
-uint8_t *interp_ram(struct interp_vm *vm, uint64_t gpa, uint64_t size, bool *readonly);
+
+// Upcalls (upcall.c), counted, and made so that meanwhile memory may be unmapped and other vCPUs may stop the world:
+// call these, never engine_upcalls directly. They may change nothing in v->s.
+uint64_t interp_up_port_read(struct interp_vcpu *v, uint16_t port, unsigned size);
+void interp_up_port_write(struct interp_vcpu *v, uint16_t port, unsigned size, uint64_t val);
+uint64_t interp_up_mmio_read(struct interp_vcpu *v, uint64_t gpa, unsigned size);
+void interp_up_mmio_write(struct interp_vcpu *v, uint64_t gpa, unsigned size, uint64_t val);
+int interp_up_msr_read(struct interp_vcpu *v, uint32_t msr, uint64_t *val);
+int interp_up_msr_write(struct interp_vcpu *v, uint32_t msr, uint64_t val);
+uint64_t interp_up_tpr_read(struct interp_vcpu *v);
+void interp_up_tpr_write(struct interp_vcpu *v, uint64_t tpr);
+uint64_t interp_up_hypercall(struct interp_vcpu *v, uint64_t nr, const uint64_t arg[4]);
+uint64_t interp_up_tsc(struct interp_vcpu *v); // before TSC_ADJUST
+// HLT sets v->s.ev.activity = CPU_HALTED and returns BREAK; the loop makes the halt and interrupt_ack upcalls.
 
 static inline uint64_t interp_reg(const struct interp_vcpu *v, const struct interp_operand *o)
 {
