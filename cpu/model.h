@@ -33,6 +33,9 @@ struct cpu_config {
 
 enum { CPU_MAX = 64 };
 
+// The core crystal clock (leaf 0x15 ECX, in Hz there), which also drives the local APIC's timer (leaf 0x40000010 EBX).
+enum { CPU_CRYSTAL_KHZ = 1000000 };
+
 struct cpu_model {
     char name[32];
     unsigned count;

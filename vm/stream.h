@@ -4,7 +4,8 @@
 // write() does not wait for a slow peer: a backend buffers a bounded amount and then drops the oldest bytes. (Our own
 // standard output is the exception: there a full pipe holds up the printing guest for some seconds, as it would any
 // program.) Input flows by itself: receive() is called on the event loop's thread with what has come and returns how
-// much it took; the rest is offered again after ready().
+// much it took; the rest is offered again after ready(), which never calls receive() itself: readers call it with their
+// lock held.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

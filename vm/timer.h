@@ -1,9 +1,9 @@
 // Timers in guest time.
 //
 // A timer belongs to a device, which embeds it. When it is due, its function is called on the event loop's thread (or
-// by vm_clock_advance) with the device's lock held. It may arm itself again. Setting and cancelling are cheap and may
-// be done with the device's lock held; a cancelled timer's function may still be about to wait for the lock, so
-// functions check their own state (compare the deadline) before they act.
+// by vm_clock_advance) with the device's lock held (unless its ops say `unlocked`). It may arm itself again. Setting
+// and cancelling are cheap and may be done with the device's lock held; a cancelled timer's function may still be about
+// to wait for the lock, so functions check their own state (compare the deadline) before they act.
 //
 // Example: vm_timer_init(&pit->timer, &pit->dev, pit_tick); vm_timer_set(&pit->timer, vm_clock_ns(&vm->clock) + 54925);
 #pragma once
