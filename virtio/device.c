@@ -38,6 +38,17 @@ void virtio_init(struct virtio_device *d, struct vm *vm, const struct virtio_kin
     vm_timer_init(&d->timer, &d->dev, go_on);
 }
 
+const char *virtio_transport_name(const struct virtio_device *d, const char *prefix, char buf[sizeof d->dev.name])
+{
+    unsigned at = 0;
+    for (const char *p = prefix; *p && at < sizeof d->dev.name - 1; p++)
+        buf[at++] = *p;
+    for (const char *p = d->dev.name; *p && at < sizeof d->dev.name - 1; p++)
+        buf[at++] = *p;
+    buf[at] = 0;
+    return buf;
+}
+
 static bool operating(const struct virtio_device *d)
 {
     return (d->status & VIRTIO_DRIVER_OK) && !(d->status & VIRTIO_NEEDS_RESET);
@@ -234,6 +245,15 @@ void virtio_queue_enable(struct virtio_device *d, unsigned queue)
     struct virtq *q = settable(d, queue);
     if (q && virtq_enable(q))
         virtio_broken(d, q->fault);
+}
+
+void virtio_queue_disable(struct virtio_device *d, unsigned queue)
+{
+    struct virtq *q = virtio_queue(d, queue);
+    if (!q)
+        return;
+    virtq_reset(q);
+    tell_queues(d);
 }
 
 uint32_t virtio_config_read(const struct virtio_device *d, uint64_t offset, unsigned size)

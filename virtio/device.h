@@ -50,7 +50,7 @@ struct virtio_kind {
     // The driver has made chains available in a queue. Never called twice at once for one queue. May let the lock go
     // and take it again, if it copes with a reset meanwhile.
     void (*kick)(struct virtio_device *d, unsigned queue);
-    // The driver wrote to the configuration space (offset + size is within it). NULL: it is read-only.
+    // The driver wrote to the configuration space (offset + size is within it). May let the lock go. NULL: read-only.
     void (*config_write)(struct virtio_device *d, unsigned offset, unsigned size, uint32_t val);
     void (*reset)(struct virtio_device *d); // by the driver or with the machine; may be NULL
 };
@@ -121,6 +121,8 @@ int virtio_device_loaded(struct device *d);
 
 // For transports; with the lock held.
 
+// A name for the transport's own device: the prefix and the device's. Returns buf.
+const char *virtio_transport_name(const struct virtio_device *d, const char *prefix, char buf[sizeof d->dev.name]);
 void virtio_kick(struct virtio_device *d, unsigned queue); // queue notification; any number
 uint8_t virtio_status(const struct virtio_device *d);
 void virtio_set_status(struct virtio_device *d, uint8_t status);
@@ -135,5 +137,6 @@ enum virtio_area { VIRTIO_DESC, VIRTIO_AVAIL, VIRTIO_USED };
 void virtio_queue_set_address(struct virtio_device *d, unsigned queue, enum virtio_area area, unsigned half,
                               uint32_t val);
 void virtio_queue_enable(struct virtio_device *d, unsigned queue);
+void virtio_queue_disable(struct virtio_device *d, unsigned queue);
 uint32_t virtio_config_read(const struct virtio_device *d, uint64_t offset, unsigned size); // beyond the end: zero
 void virtio_config_write(struct virtio_device *d, uint64_t offset, unsigned size, uint32_t val);

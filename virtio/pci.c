@@ -360,11 +360,10 @@ int virtio_pci_attach(struct virtio_device *d, struct pci_bus *bus, unsigned slo
         add_capability(p, CAP_DEVICE, AREA_DEVICE, d->config_size, 0);
     add_capability(p, CAP_NOTIFY, AREA_NOTIFY, NOTIFY_MULTIPLIER * d->queues, NOTIFY_MULTIPLIER);
     p->window = add_capability(p, CAP_PCI, 0, 0, 0);
-    char name[sizeof d->dev.name] = "pci:";
-    for (unsigned i = 0, at = 4; d->dev.name[i] && at < sizeof name - 1; i++)
-        name[at++] = d->dev.name[i];
-    int rc = slot && slot < PCI_SLOTS ? pci_function_plug(&p->fn, slot * 8, &ops, name, err)
-                                      : error_set(err, EINVAL, "%s: no PCI slot %u", d->dev.name, slot);
+    char name[sizeof d->dev.name];
+    int rc = slot && slot < PCI_SLOTS
+                 ? pci_function_plug(&p->fn, slot * 8, &ops, virtio_transport_name(d, "pci:", name), err)
+                 : error_set(err, EINVAL, "%s: no PCI slot %u", d->dev.name, slot);
     if (rc) {
         vm_free(p);
         return rc;
