@@ -48,6 +48,8 @@ struct engine_upcalls {
     uint64_t (*tpr_read)(void *owner);
     void (*tpr_write)(void *owner, uint64_t tpr);
     int (*interrupt_ack)(void *owner); // see above
+    // The CPU took an INIT (ENGINE_INIT, in whatever activity it was): its local APIC does so too. May be NULL.
+    void (*init)(void *owner);
     // VMCALL and VMMCALL: the number in RAX and arguments in RBX, RCX, RDX, RSI; returns RAX.
     uint64_t (*hypercall)(void *owner, uint64_t nr, const uint64_t arg[4]);
     // Blocks until a bit of `mask` is set in pending. (HLT, wait for SIPI.)

@@ -7,31 +7,35 @@
 // Example: in a unit test, vm_clock_virtual(&vm->clock, 1000000); ... vm_clock_advance(vm, 5000000); runs every timer
 // due within 5 ms, in order.
 #pragma once
-#include "vm/lock.h"
 #include <stdbool.h>
 #include <stdint.h>
 
 struct vm;
 
+// Read on any thread without a lock; `sequence` is odd while pause or resume changes the fields, and readers try again.
 struct vm_clock {
     uint32_t tsc_khz; // the guest's TSC frequency
     bool is_virtual;
-    bool paused;
-    uint64_t virtual_ns; // virtual source: now
-    uint64_t host_khz;   // host source: the host's TSC frequency
-    int64_t tsc_offset;  // guest TSC = scaled host TSC + offset; meaningful while not paused
-    uint64_t paused_tsc; // guest TSC while paused
+    bool host_is_tsc;            // host source: the host's TSC; else its monotonic clock, counted as 1 GHz
+    uint32_t host_khz;           // host source: frequency of the host's counter
+    uint64_t ratio;              // guest ticks per host tick, 16.48 fixed point; 0: one to one
+    _Atomic uint64_t virtual_ns; // virtual source: now
+    _Atomic uint32_t sequence;
+    _Atomic bool paused;
+    _Atomic uint64_t tsc_offset; // guest TSC = scaled host counter + offset (modulo 2^64); meaningful while not paused
+    _Atomic uint64_t paused_tsc; // guest TSC while paused
 };
 
 void vm_clock_host(struct vm_clock *c, uint32_t tsc_khz); // 0: the host's own frequency. Starts at zero, running.
 void vm_clock_virtual(struct vm_clock *c, uint32_t tsc_khz);
 uint64_t vm_clock_tsc(const struct vm_clock *c);
 uint64_t vm_clock_ns(const struct vm_clock *c);
-uint64_t vm_clock_tsc_to_ns(const struct vm_clock *c, uint64_t tsc); // rounds up; saturates
-void vm_clock_pause(struct vm_clock *c);
+uint64_t vm_clock_tsc_to_ns(const struct vm_clock *c, uint64_t tsc); // rounds up; saturates at VM_TIMER_NEVER
+void vm_clock_pause(struct vm_clock *c);                             // one thread at a time; vm_pause does it
 void vm_clock_resume(struct vm_clock *c);
 
-// Virtual source only: moves time forward, running due timers in order of their deadlines.
+// Virtual source only: moves time forward, running due timers in order of their deadlines. Each sees its own deadline
+// as the present time. A timer that sets itself to a time that is not in the future runs again one nanosecond later.
 void vm_clock_advance(struct vm *vm, uint64_t ns);
 
 // Wall clock: seconds since 1970 UTC and nanoseconds; the host's for the host source, a fixed epoch (2000-01-01) plus

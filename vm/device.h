@@ -53,3 +53,7 @@ struct device {
 // Enters the device into the VM's list. Does not call reset: vm_reset does that for all of them before the first
 // instruction.
 void device_add(struct vm *vm, struct device *d, const struct device_ops *ops, const char *name);
+
+// All devices in order of creation; the vCPUs are stopped. vm_reset does both.
+void device_drain_all(struct vm *vm);
+void device_reset_all(struct vm *vm);

@@ -10,9 +10,15 @@
 //         STATE_END};
 //     static const struct state_table rtc_state = {"rtc", 1, rtc_fields};
 //
-// The stream is little-endian: table name, version, then per field: name, element size, count, elements.
+// A member of type bool is saved with STATE_U8 and loads as 0 or 1 whatever the file says. Everything else comes from a
+// file that may be hostile: the device's loaded() checks what its code relies on (indices, enums).
+//
+// The stream is little-endian, without padding. A name is a length byte and the characters.
+//     table:  name, version (4 bytes), number of fields (2), fields
+//     field:  name, element size (1), count (4), elements
 #pragma once
 #include "report/error.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +29,7 @@ struct state_field {
     uint16_t since;  // first version that has it; absent ones load as they are after reset
     uint32_t count;  // elements
     uint32_t stride; // bytes from one element to the next; 0: they are adjacent (the same as size)
+    bool is_bool;
 };
 
 struct state_table {
@@ -31,9 +38,11 @@ struct state_table {
     const struct state_field *fields; // ends with STATE_END
 };
 
+#define STATE_IS_BOOL_(member) _Generic((member), bool : true, bool * : true, default : false)
 #define STATE_FIELD_(type, member, bytes, since_)                                                                      \
     {                                                                                                                  \
-#member, offsetof(type, member), bytes, since_, sizeof(((type *)0)->member) / (bytes)                          \
+        .name = #member, .offset = offsetof(type, member), .size = (bytes), .since = (since_),                         \
+        .count = sizeof(((type *)0)->member) / (bytes), .is_bool = STATE_IS_BOOL_(((type *)0)->member)                 \
     }
 #define STATE_U8(type, member, since_) STATE_FIELD_(type, member, 1, since_)
 #define STATE_U16(type, member, since_) STATE_FIELD_(type, member, 2, since_)
@@ -43,20 +52,24 @@ struct state_table {
 // One member of every element of an array of structs, e.g. STATE_EACH(struct hpet, timer, deadline, 1).
 #define STATE_EACH(type, array, member, since_)                                                                        \
     {                                                                                                                  \
-#array "." #member, offsetof(type, array[0].member), sizeof(((type *)0)->array[0].member), since_,             \
-            sizeof(((type *)0)->array) / sizeof(((type *)0)->array[0]), sizeof(((type *)0)->array[0])                  \
+        .name = #array "." #member, .offset = offsetof(type, array[0].member),                                         \
+        .size = sizeof(((type *)0)->array[0].member), .since = (since_),                                               \
+        .count = sizeof(((type *)0)->array) / sizeof(((type *)0)->array[0]), .stride = sizeof(((type *)0)->array[0]),  \
+        .is_bool = STATE_IS_BOOL_(((type *)0)->array[0].member)                                                        \
     }
 #define STATE_END                                                                                                      \
     {                                                                                                                  \
-        NULL, 0, 0, 0, 0                                                                                               \
+        .name = NULL                                                                                                   \
     }
 
-// A growing or a fixed buffer of saved state.
+// A buffer of saved state. Saving appends and grows it; loading reads from `at` on.
 struct state_buffer {
     uint8_t *data;
-    size_t size, capacity, at; // `at`: where reading is
+    size_t size, capacity; // capacity 0: data is the caller's and only read
+    size_t at;             // where reading is
 };
 
 int state_save(struct state_buffer *b, const struct state_table *t, const void *object, struct error *err);
+// -EINVAL: not the state of such a thing, or damaged; object may be half loaded then. -ENOTSUP: from a newer version.
 int state_load(struct state_buffer *b, const struct state_table *t, void *object, struct error *err);
 void state_free(struct state_buffer *b);

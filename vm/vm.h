@@ -78,11 +78,15 @@ int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engi
             const struct cpu_model *model, struct error *err);
 void vm_destroy(struct vm *vm);
 int vm_add_cpus(struct vm *vm, unsigned cpus, struct error *err);
+// MSRs first..last are the device's. -EEXIST if another has one of them, -ENOSPC if there are too many ranges.
 int vm_msr_add(struct vm *vm, uint32_t first, uint32_t last, struct device *dev);
+int vm_msr_read(struct vm *vm, unsigned cpu, uint32_t msr, uint64_t *val); // 0, or -1 for #GP
+int vm_msr_write(struct vm *vm, unsigned cpu, uint32_t msr, uint64_t val);
 struct engine_vcpu *vm_engine_vcpu(struct vm *vm, unsigned cpu); // for tests and debuggers
 
 int vm_reset(struct vm *vm, struct error *err); // vCPUs are stopped
-// Starts the vCPU threads and runs the event loop on the calling thread until the end.
+// Starts the vCPU threads and runs the event loop on the calling thread until the end. VM_END_NONE: it could not start,
+// err says why. A loop that is stopped by others ends the VM as vm_kill does. Once only in a VM's life.
 enum vm_end vm_run(struct vm *vm, struct error *err);
 
 // Any thread, guest-visible models too.

@@ -1,0 +1,196 @@
+// A virtual machine for unit tests: see fake_vm.h.
+//
+// The engine's calls know only the engine VM; it lies in struct fake_engine_vm beside a pointer to the fake VM, which
+// vm_create finds from the model that it was given.
+#include "fake_vm.h"
+#include "engine/engine.h"
+#include "unit.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct fake_engine_vm {
+    struct engine_vm base;
+    struct fake_vm *fake;
+};
+
+static int create_vm(const struct engine_vm_config *config, struct engine_vm **out, struct error *err);
+
+static void destroy_vm(struct engine_vm *vm)
+{
+    free(vm);
+}
+
+static int map(struct engine_vm *vm, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err)
+{
+    (void)vm, (void)gpa, (void)size, (void)host, (void)flags, (void)err;
+    return 0;
+}
+
+static int unmap(struct engine_vm *vm, uint64_t gpa, uint64_t size, struct error *err)
+{
+    (void)vm, (void)gpa, (void)size, (void)err;
+    return 0;
+}
+
+static void invalidate(struct engine_vm *vm, uint64_t gpa, uint64_t size)
+{
+    struct fake_vm *f = ((struct fake_engine_vm *)vm)->fake;
+    if (f->writes < FAKE_VM_RECORDS) {
+        f->written[f->writes].gpa = gpa;
+        f->written[f->writes].size = size;
+    }
+    f->writes++;
+}
+
+static int create_vcpu(struct engine_vm *vm, unsigned id, void *owner, struct engine_vcpu **out, struct error *err)
+{
+    struct engine_vcpu *v = calloc(1, sizeof *v);
+    if (!v)
+        return error_set(err, ENOMEM, "no memory");
+    v->vm = vm;
+    v->owner = owner;
+    v->id = id;
+    *out = v;
+    return 0;
+}
+
+static void destroy_vcpu(struct engine_vcpu *v)
+{
+    free(v);
+}
+
+static int set_state(struct engine_vcpu *v, const struct cpu_state *s, unsigned groups, struct error *err)
+{
+    (void)v, (void)s, (void)groups, (void)err;
+    return 0;
+}
+
+static const struct engine_ops fake_engine = {
+    .name = "fake",
+    .vm_create = create_vm,
+    .vm_destroy = destroy_vm,
+    .map = map,
+    .unmap = unmap,
+    .invalidate = invalidate,
+    .vcpu_create = create_vcpu,
+    .vcpu_destroy = destroy_vcpu,
+    .set_state = set_state,
+};
+
+static int create_vm(const struct engine_vm_config *config, struct engine_vm **out, struct error *err)
+{
+    struct fake_engine_vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return error_set(err, ENOMEM, "no memory");
+    vm->base.ops = &fake_engine;
+    vm->base.config = *config;
+    vm->fake = (struct fake_vm *)((char *)config->model - offsetof(struct fake_vm, model));
+    *out = &vm->base;
+    return 0;
+}
+
+static void on_line(void *ctx, unsigned gsi, bool level)
+{
+    struct fake_vm *f = ctx;
+    f->line[gsi] = level;
+    (level ? f->rises : f->falls)[gsi]++;
+}
+
+static void on_msi(void *ctx, uint64_t address, uint32_t data)
+{
+    struct fake_vm *f = ctx;
+    if (f->msis < FAKE_VM_RECORDS) {
+        f->msi[f->msis].address = address;
+        f->msi[f->msis].data = data;
+    }
+    f->msis++;
+}
+
+static void on_log(void *ctx, const char *line)
+{
+    struct fake_vm *f = ctx;
+    f->log_lines++;
+    snprintf(f->last_log, sizeof f->last_log, "%s", line);
+}
+
+void fake_vm_init(struct fake_vm *f, unsigned cpus)
+{
+    memset(f, 0, sizeof *f);
+    f->log = (struct log){.level = LOG_WARN, .sink = on_log, .ctx = f, .guest_budget = 1000};
+    snprintf(f->model.name, sizeof f->model.name, "fake");
+    f->model.phys_bits = 40;
+    f->model.config = (struct cpu_config){.cpus = cpus, .tsc_khz = 1000000};
+    struct error err;
+    if (vm_init(&f->vm, &f->log, NULL, &fake_engine, &f->model, &err) < 0 || vm_add_cpus(&f->vm, cpus, &err) < 0)
+        fail_msg("%s", err.text);
+    f->vm.no_reboot = true;
+    f->vm.irq.to = (struct irq_controllers){.ctx = f, .line = on_line, .msi = on_msi};
+    f->ram = aligned_alloc(4096, FAKE_VM_RAM);
+    assert_non_null(f->ram);
+    memset(f->ram, 0, FAKE_VM_RAM);
+    if (vm_memory_add(&f->vm, 0, FAKE_VM_RAM, f->ram, false, &err) < 0)
+        fail_msg("%s", err.text);
+}
+
+void fake_vm_destroy(struct fake_vm *f)
+{
+    vm_destroy(&f->vm);
+    free(f->ram);
+    f->ram = NULL;
+}
+
+void fake_vm_reset(struct fake_vm *f)
+{
+    device_drain_all(&f->vm);
+    device_reset_all(&f->vm);
+}
+
+uint64_t fake_vm_in(struct fake_vm *f, uint16_t port, unsigned size)
+{
+    return bus_read(&f->vm.ports, 0, port, size);
+}
+
+void fake_vm_out(struct fake_vm *f, uint16_t port, unsigned size, uint64_t val)
+{
+    bus_write(&f->vm.ports, 0, port, size, val);
+}
+
+uint64_t fake_vm_read(struct fake_vm *f, uint64_t gpa, unsigned size)
+{
+    return bus_read(&f->vm.mmio, 0, gpa, size);
+}
+
+void fake_vm_write(struct fake_vm *f, uint64_t gpa, unsigned size, uint64_t val)
+{
+    bus_write(&f->vm.mmio, 0, gpa, size, val);
+}
+
+void fake_vm_advance(struct fake_vm *f, uint64_t ns)
+{
+    vm_clock_advance(&f->vm, ns);
+}
+
+unsigned fake_vm_signals(struct fake_vm *f, unsigned cpu)
+{
+    return atomic_exchange(&vm_engine_vcpu(&f->vm, cpu)->pending, 0);
+}
+
+uint8_t fake_vm_sipi_vector(struct fake_vm *f, unsigned cpu)
+{
+    return vm_engine_vcpu(&f->vm, cpu)->sipi_vector;
+}
+
+int fake_vm_copy_state(struct device *from, struct device *to)
+{
+    struct state_buffer b = {0};
+    struct error err = {.text = ""};
+    if (state_save(&b, from->ops->state, from, &err) < 0)
+        fail_msg("%s", err.text);
+    int e = state_load(&b, to->ops->state, to, &err);
+    if (e < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(b.at, b.size);
+    state_free(&b);
+    return to->ops->loaded ? to->ops->loaded(to) : 0;
+}

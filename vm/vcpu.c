@@ -1,0 +1,240 @@
+// A vCPU: its thread, the engine's upcalls, sleeping in HLT and being woken.
+//
+// Sleeping. The word that the thread sleeps on is the engine's `pending`. The sleeper says that it is asleep, then
+// looks at pending, then sleeps if nothing of interest is there; a waker sets its bits, then looks whether somebody is
+// asleep. All four are sequentially consistent, so at least one of the two sees the other; and the futex does not sleep
+// if the word has changed since it was looked at. No wake-up is lost and waking a vCPU that runs costs no system call.
+//
+// While it sleeps, the thread waits for its own timers' deadlines too (timer.h, vm_timer_bind).
+#include "vm/vcpu.h"
+#include "host/clock.h"
+#include "vm/alloc.h"
+#include "vm/life.h"
+#include "vm/timers.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+_Static_assert((int)VCPU_INTR == (int)ENGINE_INTR && (int)VCPU_NMI == (int)ENGINE_NMI &&
+                   (int)VCPU_INIT == (int)ENGINE_INIT && (int)VCPU_SIPI == (int)ENGINE_SIPI &&
+                   (int)VCPU_EXIT == (int)ENGINE_EXIT,
+               "bits of vcpu.h and engine.h");
+
+// Only the vCPU's own thread counts, so this needs no locked instruction.
+static void count(_Atomic uint64_t *counter)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+// --- signals
+
+void vcpu_signal(struct vm *vm, unsigned cpu, unsigned bits)
+{
+    if (cpu >= vm->cpus)
+        return;
+    struct vcpu *v = vm->vcpu[cpu];
+    engine_notify(v->engine, bits);
+    if (atomic_load_explicit(&v->asleep, memory_order_seq_cst))
+        futex_wake(&v->engine->pending, 1);
+}
+
+void vcpu_startup(struct vm *vm, unsigned cpu, uint8_t vector)
+{
+    if (cpu >= vm->cpus)
+        return;
+    vm->vcpu[cpu]->engine->sipi_vector = vector;
+    vcpu_signal(vm, cpu, VCPU_SIPI);
+}
+
+// --- upcalls; owner is the struct vcpu
+
+static uint64_t port_read(void *owner, uint16_t port, unsigned size)
+{
+    struct vcpu *v = owner;
+    count(&v->count.port_reads);
+    return bus_read(&v->vm->ports, v->id, port, size);
+}
+
+static void port_write(void *owner, uint16_t port, unsigned size, uint64_t val)
+{
+    struct vcpu *v = owner;
+    count(&v->count.port_writes);
+    bus_write(&v->vm->ports, v->id, port, size, val);
+}
+
+static uint64_t mmio_read(void *owner, uint64_t gpa, unsigned size)
+{
+    struct vcpu *v = owner;
+    count(&v->count.mmio_reads);
+    return bus_read(&v->vm->mmio, v->id, gpa, size);
+}
+
+static void mmio_write(void *owner, uint64_t gpa, unsigned size, uint64_t val)
+{
+    struct vcpu *v = owner;
+    count(&v->count.mmio_writes);
+    bus_write(&v->vm->mmio, v->id, gpa, size, val);
+}
+
+static int msr_read(void *owner, uint32_t msr, uint64_t *val)
+{
+    struct vcpu *v = owner;
+    count(&v->count.msr_reads);
+    return vm_msr_read(v->vm, v->id, msr, val);
+}
+
+static int msr_write(void *owner, uint32_t msr, uint64_t val)
+{
+    struct vcpu *v = owner;
+    count(&v->count.msr_writes);
+    return vm_msr_write(v->vm, v->id, msr, val);
+}
+
+static uint64_t tpr_read(void *owner)
+{
+    struct vcpu *v = owner;
+    const struct local_apic_ops *apic = &v->vm->local_apic;
+    return apic->tpr_read ? apic->tpr_read(v->vm->local_apic_ctx, v->id) : 0;
+}
+
+static void tpr_write(void *owner, uint64_t tpr)
+{
+    struct vcpu *v = owner;
+    const struct local_apic_ops *apic = &v->vm->local_apic;
+    if (apic->tpr_write)
+        apic->tpr_write(v->vm->local_apic_ctx, v->id, tpr);
+}
+
+static int interrupt_ack(void *owner)
+{
+    struct vcpu *v = owner;
+    const struct local_apic_ops *apic = &v->vm->local_apic;
+    int vector = apic->ack ? apic->ack(v->vm->local_apic_ctx, v->id) : -1;
+    if (vector >= 0) {
+        count(&v->count.interrupts);
+        if (log_tracing(v->vm->log, TRACE_INTERRUPTS))
+            log_trace(v->vm->log, TRACE_INTERRUPTS, "cpu%u takes vector 0x%02x", v->id, (unsigned)vector);
+    }
+    return vector;
+}
+
+static void init(void *owner)
+{
+    struct vcpu *v = owner;
+    const struct local_apic_ops *apic = &v->vm->local_apic;
+    if (apic->init)
+        apic->init(v->vm->local_apic_ctx, v->id);
+}
+
+// No hypercalls are offered; KVM answers an unknown number with -ENOSYS in the guest's RAX, and so do we.
+static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4])
+{
+    struct vcpu *v = owner;
+    (void)arg;
+    count(&v->count.hypercalls);
+    log_guest(v->vm->log, "hypercall %" PRIu64 ": unknown", nr);
+    return (uint64_t)-ENOSYS;
+}
+
+static void halt(void *owner, unsigned mask)
+{
+    struct vcpu *v = owner;
+    _Atomic uint32_t *pending = &v->engine->pending;
+    mask |= ENGINE_EXIT;
+    count(&v->count.halts);
+    if (atomic_load(pending) & mask)
+        return;
+    atomic_store_explicit(&v->asleep, true, memory_order_seq_cst);
+    for (;;) {
+        uint64_t until = vm_timers_sleep_begin(v->vm->timers, v->id);
+        uint32_t now = atomic_load_explicit(pending, memory_order_seq_cst);
+        if (now & mask)
+            break;
+        if (!until)
+            continue; // timers ran: maybe one more is due by now
+        count(&v->count.sleeps);
+        futex_wait(pending, now, until);
+    }
+    atomic_store_explicit(&v->asleep, false, memory_order_relaxed);
+    vm_timers_sleep_end(v->vm->timers, v->id);
+}
+
+static uint64_t tsc(void *owner)
+{
+    struct vcpu *v = owner;
+    return vm_clock_tsc(&v->vm->clock);
+}
+
+const struct engine_upcalls vcpu_upcalls = {
+    .port_read = port_read,
+    .port_write = port_write,
+    .mmio_read = mmio_read,
+    .mmio_write = mmio_write,
+    .msr_read = msr_read,
+    .msr_write = msr_write,
+    .tpr_read = tpr_read,
+    .tpr_write = tpr_write,
+    .interrupt_ack = interrupt_ack,
+    .init = init,
+    .hypercall = hypercall,
+    .halt = halt,
+    .tsc = tsc,
+};
+
+// --- making and breaking
+
+int vcpu_create(struct vm *vm, unsigned id, struct error *err)
+{
+    struct vcpu *v = vm_alloc(sizeof *v);
+    if (!v)
+        return error_set(err, ENOMEM, "vCPU %u: no memory", id);
+    v->vm = vm;
+    v->id = id;
+    int e = vm->engine_ops->vcpu_create(vm->engine, id, v, &v->engine, err);
+    if (e < 0) {
+        vm_free(v);
+        return e;
+    }
+    vm->vcpu[id] = v;
+    return 0;
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+    v->vm->engine_ops->vcpu_destroy(v->engine);
+    vm_free(v);
+}
+
+struct named_emit {
+    unsigned cpu;
+    void (*emit)(void *ctx, const char *name, uint64_t value);
+    void *ctx;
+};
+
+static void emit_named(void *ctx, const char *name, uint64_t value)
+{
+    struct named_emit *n = ctx;
+    char full[96];
+    snprintf(full, sizeof full, "cpu%u.%s", n->cpu, name);
+    n->emit(n->ctx, full, value);
+}
+
+void vcpu_stats(struct vcpu *v, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    struct named_emit n = {.cpu = v->id, .emit = emit, .ctx = ctx};
+    const struct {
+        const char *name;
+        const _Atomic uint64_t *value;
+    } counters[] = {
+        {"port_reads", &v->count.port_reads}, {"port_writes", &v->count.port_writes},
+        {"mmio_reads", &v->count.mmio_reads}, {"mmio_writes", &v->count.mmio_writes},
+        {"msr_reads", &v->count.msr_reads},   {"msr_writes", &v->count.msr_writes},
+        {"hypercalls", &v->count.hypercalls}, {"interrupts", &v->count.interrupts},
+        {"halts", &v->count.halts},           {"sleeps", &v->count.sleeps},
+        {"exits", &v->count.exits},
+    };
+    for (size_t i = 0; i < sizeof counters / sizeof counters[0]; i++)
+        emit_named(&n, counters[i].name, *counters[i].value);
+    if (v->vm->engine_ops->vcpu_stats)
+        v->vm->engine_ops->vcpu_stats(v->engine, emit_named, &n);
+}

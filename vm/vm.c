@@ -1,0 +1,133 @@
+// Making a virtual machine and taking it apart: see vm.h. Its life in between is in life.c.
+//
+// Everything that is added to a VM is freed by vm_destroy: vCPUs first (the engine wants that), then devices in the
+// reverse order of their creation, so that a device can rely on those that it was made from, then buses and the engine.
+#include "vm/vm.h"
+#include "engine/engine.h"
+#include "vm/alloc.h"
+#include "vm/life.h"
+#include "vm/timers.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engine_ops *engine,
+            const struct cpu_model *model, struct error *err)
+{
+    memset(vm, 0, sizeof *vm);
+    vm->log = log;
+    vm->loop = loop;
+    vm->engine_ops = engine;
+    vm->model = model;
+    if (loop)
+        vm_clock_host(&vm->clock, model->config.tsc_khz);
+    else
+        vm_clock_virtual(&vm->clock, model->config.tsc_khz);
+    bus_init(&vm->ports, vm, "port", 0xffff);
+    bus_init(&vm->mmio, vm, "mmio", UINT64_MAX);
+    vm->timers = vm_timers_create(vm);
+    vm->life = vm_alloc(sizeof *vm->life);
+    if (!vm->timers || !vm->life) {
+        vm_destroy(vm);
+        return error_set(err, ENOMEM, "virtual machine: no memory");
+    }
+    int e = engine->vm_create(&(struct engine_vm_config){.model = model, .up = &vcpu_upcalls, .log = log}, &vm->engine,
+                              err);
+    if (e < 0) {
+        vm->engine = NULL;
+        vm_destroy(vm);
+    }
+    return e;
+}
+
+void vm_destroy(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpus; i++)
+        vcpu_destroy(vm->vcpu[i]);
+    vm->cpus = 0;
+    device_drain_all(vm);
+    struct device *reversed = NULL;
+    while (vm->devices) {
+        struct device *d = vm->devices;
+        vm->devices = d->next;
+        d->next = reversed;
+        reversed = d;
+    }
+    while (reversed) {
+        struct device *d = reversed;
+        reversed = d->next;
+        if (d->ops->destroy)
+            d->ops->destroy(d);
+    }
+    bus_destroy(&vm->ports);
+    bus_destroy(&vm->mmio);
+    if (vm->engine)
+        vm->engine_ops->vm_destroy(vm->engine);
+    vm->engine = NULL;
+    vm_timers_destroy(vm->timers);
+    vm->timers = NULL;
+    vm_free(vm->life);
+    vm->life = NULL;
+}
+
+int vm_add_cpus(struct vm *vm, unsigned cpus, struct error *err)
+{
+    if (!cpus || cpus > CPU_MAX || vm->cpus)
+        return error_set(err, EINVAL, "%u CPUs: from 1 to %d are possible", cpus, CPU_MAX);
+    for (unsigned i = 0; i < cpus; i++) {
+        int e = vcpu_create(vm, i, err);
+        if (e < 0)
+            return e; // vm_destroy frees those that are there
+        vm->cpus = i + 1;
+    }
+    return 0;
+}
+
+struct engine_vcpu *vm_engine_vcpu(struct vm *vm, unsigned cpu)
+{
+    return cpu < vm->cpus ? vm->vcpu[cpu]->engine : NULL;
+}
+
+void device_add(struct vm *vm, struct device *d, const struct device_ops *ops, const char *name)
+{
+    d->ops = ops;
+    d->vm = vm;
+    d->next = NULL;
+    d->lock = (struct vm_lock){0};
+    snprintf(d->name, sizeof d->name, "%s", name);
+    struct device **link = &vm->devices;
+    while (*link)
+        link = &(*link)->next;
+    *link = d;
+}
+
+void device_drain_all(struct vm *vm)
+{
+    for (struct device *d = vm->devices; d; d = d->next)
+        if (d->ops->drain)
+            d->ops->drain(d);
+}
+
+void device_reset_all(struct vm *vm)
+{
+    for (struct device *d = vm->devices; d; d = d->next) {
+        if (!d->ops->reset)
+            continue;
+        if (!d->ops->unlocked)
+            vm_lock(&d->lock);
+        d->ops->reset(d);
+        if (!d->ops->unlocked)
+            vm_unlock(&d->lock);
+    }
+}
+
+void vm_stats(struct vm *vm, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    for (unsigned i = 0; i < vm->cpus; i++)
+        vcpu_stats(vm->vcpu[i], emit, ctx);
+    if (vm->engine_ops->vm_stats)
+        vm->engine_ops->vm_stats(vm->engine, emit, ctx);
+    bus_stats(&vm->ports, emit, ctx);
+    bus_stats(&vm->mmio, emit, ctx);
+    vm_timers_stats(vm->timers, emit, ctx);
+}
