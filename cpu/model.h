@@ -33,11 +33,16 @@ struct cpu_config {
 
 enum { CPU_MAX = 64 };
 
+<<<<<<< HEAD
 // The core crystal clock (leaf 0x15 ECX, in Hz there), which also drives the local APIC's timer (leaf 0x40000010 EBX).
 enum { CPU_CRYSTAL_KHZ = 1000000 };
+=======
+enum cpu_vendor { CPU_VENDOR_AMD, CPU_VENDOR_INTEL };
+>>>>>>> cc31880 (Add CPU models, MSRs, reset and the exception combining rule)
 
 struct cpu_model {
-    char name[32];
+    char name[64];
+    enum cpu_vendor vendor; // whose rules hold where the two differ (SYSCALL and SYSENTER outside of 64-bit mode, ...)
     unsigned count;
     struct cpuid_leaf leaf[CPU_MODEL_LEAVES];
     unsigned phys_bits; // MAXPHYADDR
@@ -47,15 +52,16 @@ struct cpu_model {
     struct cpu_config config;
 };
 
-// Makes the table. `name` is one of cpu_model_names or NULL for the default (the best that the host can give).
-// Returns 0; -EINVAL for an unknown name; -ENOTSUP where the host lacks features: err names them.
+// Makes the table. `name` is one of cpu_model_names, with changes if one likes ("x86-64-v3,+la57,-avx2"), or NULL for
+// the default (the best that the host can give). Returns 0; -EINVAL for an unknown name or feature, or a number of CPUs
+// that is not 1..CPU_MAX; -ENOTSUP where the host lacks features: err names them.
 int cpu_model_make(struct cpu_model *m, const char *name, cpu_host_cpuid host, const struct cpu_config *config,
                    struct error *err);
 
 extern const char *const cpu_model_names[]; // NULL-terminated
 
 // The CPUID instruction: fills r for leaf/subleaf as seen by the CPU `apic_id` in state s. Out-of-range leaves behave
-// as on Intel: they return the highest basic leaf's data (Intel SDM vol. 2, CPUID).
+// as the vendor's do: zeros on AMD, the highest basic leaf's data on Intel (Intel SDM vol. 2, CPUID).
 void cpu_cpuid(const struct cpu_model *m, const struct cpu_state *s, unsigned apic_id, uint32_t leaf, uint32_t subleaf,
                struct cpuid_regs *r);
 

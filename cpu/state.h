@@ -130,6 +130,7 @@ enum {
 #define EFER_LMA (1ull << 10)
 #define EFER_NXE (1ull << 11)
 #define EFER_FFXSR (1ull << 14)
+#define EFER_AIBRSE (1ull << 21) // automatic IBRS
 
 // XCR0 and XSTATE_BV components.
 #define XSTATE_X87 (1ull << 0)
