@@ -33,12 +33,10 @@ struct cpu_config {
 
 enum { CPU_MAX = 64 };
 
-<<<<<<< HEAD
 // The core crystal clock (leaf 0x15 ECX, in Hz there), which also drives the local APIC's timer (leaf 0x40000010 EBX).
 enum { CPU_CRYSTAL_KHZ = 1000000 };
-=======
+
 enum cpu_vendor { CPU_VENDOR_AMD, CPU_VENDOR_INTEL };
->>>>>>> cc31880 (Add CPU models, MSRs, reset and the exception combining rule)
 
 struct cpu_model {
     char name[64];

@@ -163,19 +163,36 @@ void cpu_model_add_xsave(struct cpu_model *m, cpu_host_cpuid host)
     set(m, 0xd, 1, 0, 0, 0, 0);
 }
 
+// The TSC is crystal * EBX / EAX, exactly. Except on Intel, if EBX would be large: Linux (which believes this leaf only
+// there) multiplies the crystal in kHz by EBX in 32 bits, so there it is the nearest fraction that allows that, at
+// worst 0.02 % off (leaf 0x40000010 is exact).
 void cpu_model_add_clock(struct cpu_model *m)
 {
-    uint32_t khz = m->config.tsc_khz;
+    uint64_t khz = m->config.tsc_khz;
     if (!khz)
         return;
-    // The TSC is crystal * EBX / EAX. The crystal is the TSC itself, or the least fraction of it that fits into ECX:
-    // exact, and guests that multiply in 32 bits (kHz) don't overflow.
-    uint64_t hz = (uint64_t)khz * 1000;
-    uint32_t times = 1;
-    while (hz / times > 0xffffffff || hz % times)
-        times++;
-    set(m, 0x15, CPUID_ANY, 1, times, (uint32_t)(hz / times), 0);
-    set(m, 0x16, CPUID_ANY, khz / 1000, khz / 1000, 100, 0);
+    uint64_t a = khz, b = CPU_CRYSTAL_KHZ;
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    uint64_t times = khz / a, by = CPU_CRYSTAL_KHZ / a;
+    const uint64_t times_max = 0xffffffff / CPU_CRYSTAL_KHZ;
+    if (m->vendor == CPU_VENDOR_INTEL && times > times_max) {
+        uint64_t best = ~0ull; // how far from khz, in Hz
+        for (uint64_t d = 1; d <= CPU_CRYSTAL_KHZ; d++) {
+            uint64_t n = (khz * d + CPU_CRYSTAL_KHZ / 2) / CPU_CRYSTAL_KHZ;
+            if (n > times_max)
+                break;
+            uint64_t here = n * CPU_CRYSTAL_KHZ * 1000 / d, want = khz * 1000;
+            uint64_t off = here > want ? here - want : want - here;
+            if (n && off < best)
+                times = n, by = d, best = off;
+        }
+    }
+    set(m, 0x15, CPUID_ANY, (uint32_t)by, (uint32_t)times, CPU_CRYSTAL_KHZ * 1000u, 0);
+    set(m, 0x16, CPUID_ANY, (uint32_t)(khz / 1000), (uint32_t)(khz / 1000), 100, 0);
 }
 
 // What kernels know from KVM: a paravirtual clock that is stable over all CPUs, both generations of its MSRs, and no
@@ -189,6 +206,6 @@ void cpu_model_add_paravirt(struct cpu_model *m)
     static const char who[12] = "KVMKVMKVM";
     set(m, 0x40000000, CPUID_ANY, m->config.tsc_khz ? 0x40000010 : 0x40000001, four(who), four(who + 4), four(who + 8));
     set(m, 0x40000001, CPUID_ANY, KVM_CLOCKSOURCE | KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 | KVM_STABLE, 0, 0, 0);
-    if (m->config.tsc_khz) // TSC and local APIC timer in kHz (the latter counts nanoseconds)
-        set(m, 0x40000010, CPUID_ANY, m->config.tsc_khz, 1000000, 0, 0);
+    if (m->config.tsc_khz) // TSC and local APIC timer in kHz
+        set(m, 0x40000010, CPUID_ANY, m->config.tsc_khz, CPU_CRYSTAL_KHZ, 0, 0);
 }

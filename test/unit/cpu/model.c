@@ -270,13 +270,22 @@ static void clocks(void **state)
     (void)state;
     struct cpu_state s;
     cpu_reset(&s, true);
-    static const uint32_t khz[] = {1, 1000000, 2596138, 4294967, 4294968, 5000001, 4294967295u};
+    static const uint32_t khz[] = {1000, 999983, 1000000, 2596138, 3000000, 4294967, 4294968, 5000001};
     for (unsigned i = 0; i < sizeof khz / sizeof khz[0]; i++) {
         struct cpu_model m = made("x86-64-v3", (struct cpu_config){.cpus = 1, .tsc_khz = khz[i], .paravirt = true});
         struct cpuid_regs r = ask(&m, &s, 0, 0x15, 0);
-        assert_true((uint64_t)r.ecx * r.ebx / r.eax == (uint64_t)khz[i] * 1000);
+        assert_int_equal(r.ecx, CPU_CRYSTAL_KHZ * 1000u);
+        assert_int_equal((uint64_t)khz[i] * r.eax, (uint64_t)CPU_CRYSTAL_KHZ * r.ebx);
         r = ask(&m, &s, 0, 0x40000010, 0);
         assert_int_equal(r.eax, khz[i]);
+    }
+    fake.vendor = "GenuineIntel"; // there Linux multiplies in 32 bits
+    for (unsigned i = 0; i < sizeof khz / sizeof khz[0]; i++) {
+        struct cpu_model m = made("host", (struct cpu_config){.cpus = 1, .tsc_khz = khz[i]});
+        struct cpuid_regs r = ask(&m, &s, 0, 0x15, 0);
+        assert_true((uint64_t)CPU_CRYSTAL_KHZ * r.ebx <= 0xffffffff);
+        double got = (double)CPU_CRYSTAL_KHZ * r.ebx / r.eax;
+        assert_true(got > khz[i] * (1 - 2.4e-4) && got < khz[i] * (1 + 2.4e-4));
     }
     struct cpu_model m = made("x86-64-v3", two);
     struct cpuid_regs r = ask(&m, &s, 0, 0x40000000, 0);
