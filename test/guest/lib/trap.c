@@ -73,6 +73,8 @@ u64 segment(u32 base, u32 limit, u8 access, u8 flags)
 
 void traps_init(void)
 {
+    outb(0x21, 0xff); // the firmware may have left the PIC open
+    outb(0xa1, 0xff);
     for (unsigned v = 0; v < 256; v++)
         default_gate(v, 0);
 #ifdef __x86_64__
