@@ -48,9 +48,9 @@ static void shadows(void)
 {
     pending_then("STI, one more instruction", after_sti, 2);
     pending_then("STI, CLI", sti_cli, -1);
-    pending_then("STI, STI: only the first has a shadow", sti_sti, 2);
+    pending_then("STI, STI, only the first has a shadow", sti_sti, 2);
     pending_then("POPF has none", after_popf, 6);
-    pending_then("STI, MOV SS: a shadow of its own", sti_mov_ss, 6);
+    pending_then("STI, MOV SS, a shadow of its own", sti_mov_ss, 6);
     pending_then("MOV SS, POPF", mov_ss_popf, 10);
     pending_then("STI, HLT", sti_hlt, 2);
     pending_then("IF = 0", (const u8 *)(ulong)to_user, -1);
@@ -112,16 +112,16 @@ static void gates(void)
     extern const u8 user_int60[];
     asm(".pushsection .user.text; user_int60: int $0x60; int $0x80; .popsection");
     run_user(user_int60);
-    check("from ring 3: stack of the TSS", tss.rsp[0] - seen_frame, 40);
-    check("from ring 3: SS is null", seen_ss, 0);
-    check("from ring 3: SS saved", seen.ss, UDATA | 3);
-    check("from ring 3: CS saved", seen.cs, UCODE64 | 3);
-    check("from ring 3: RSP saved", seen.rsp, (ulong)user_stack_top);
+    check("from ring 3, stack of the TSS", tss.rsp[0] - seen_frame, 40);
+    check("from ring 3, SS is null", seen_ss, 0);
+    check("from ring 3, SS saved", seen.ss, UDATA | 3);
+    check("from ring 3, CS saved", seen.cs, UCODE64 | 3);
+    check("from ring 3, RSP saved", seen.rsp, (ulong)user_stack_top);
 
     set_gate(0x60, (ulong)trap_stubs + 16 * 0x60, KCODE64, GATE_INTERRUPT, 3);
     run_kernel(odd_stack);
-    check("IST 3: its stack", tss.ist[2] - seen_frame, 40);
-    check("IST 3: SS stays in the same ring", seen_ss, KDATA);
+    check("IST 3, its stack", tss.ist[2] - seen_frame, 40);
+    check("IST 3, SS stays in the same ring", seen_ss, KDATA);
     tss.ist[2] -= 3;
     run_kernel(odd_stack);
     check("IST, misaligned, is aligned down", tss.ist[2] + 3 - seen_frame, 56);
