@@ -18,6 +18,7 @@
 
 struct thread {
     pthread_t id;
+    char name[16]; // the kernel's limit
     void (*fn)(void *ctx);
     void *ctx;
 };
@@ -25,6 +26,7 @@ struct thread {
 static void *start(void *arg)
 {
     struct thread *t = arg;
+    pthread_setname_np(pthread_self(), t->name);
     t->fn(t->ctx);
     return NULL;
 }
@@ -34,6 +36,7 @@ int thread_create(struct thread **out, const char *name, void (*fn)(void *ctx), 
     struct thread *t = malloc(sizeof *t);
     if (!t)
         return error_set(err, ENOMEM, "thread %s: no memory", name);
+    snprintf(t->name, sizeof t->name, "%s", name);
     t->fn = fn;
     t->ctx = ctx;
     sigset_t all, before;
@@ -45,9 +48,6 @@ int thread_create(struct thread **out, const char *name, void (*fn)(void *ctx), 
         free(t);
         return error_set(err, e, "thread %s: %s", name, strerror(e));
     }
-    char cut[16];
-    snprintf(cut, sizeof cut, "%s", name);
-    pthread_setname_np(t->id, cut);
     *out = t;
     return 0;
 }

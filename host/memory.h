@@ -1,0 +1,27 @@
+// Memory for guests.
+//
+// Example:
+//     struct host_ram ram;
+//     if (host_ram_create(&ram, "trapeze-ram", 1024 << 20, true, err) < 0) return -1;
+//     vm_memory_add(vm, 0, ram.size, ram.base, false, err); ... host_ram_destroy(&ram);
+#pragma once
+#include "report/error.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct host_ram {
+    uint8_t *base;  // zeroed, aligned to 2 MiB; inaccessible pages before and behind
+    uint64_t size;  // bytes, whole pages
+    int fd;         // shared: a memfd that other processes can map; its size is sealed. Else -1
+    void *reserved; // the address range around it
+    uint64_t reserved_size;
+};
+
+// `shared`: the memory is a memfd called `name`, so that another process (vhost-user, a successor of this one) can map
+// it too. Otherwise it is private to this process, which lets the kernel use huge pages where it does not for memfds
+// (the default of most kernels): a guest that jumps around in its memory is then about a quarter faster.
+// -ENOMEM if the host has not that much to give: what is available now, page cache and swap included.
+int host_ram_create(struct host_ram *m, const char *name, uint64_t size, bool shared, struct error *err);
+void host_ram_destroy(struct host_ram *m); // gives it back to the host; idempotent
+
+uint64_t host_memory_available(void); // bytes that could be used now without killing anybody; UINT64_MAX if unknown
