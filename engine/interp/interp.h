@@ -21,8 +21,12 @@
 
 struct interp_insn;
 struct interp_vcpu;
-struct interp_tlb;   // mmu.c
-struct interp_cache; // cache.c
+struct interp_tlb; // mmu.c
+struct tlb_near;
+struct tlb_near_code;
+struct interp_block;   // cache.c
+struct interp_cache;   // cache.c
+struct interp_decoder; // decode.c
 struct interp_vm;
 
 // What a handler says.
@@ -57,6 +61,8 @@ struct interp_operand {
     uint8_t high; // 1: AH, CH, DH, BH (reg is 0..3)
 };
 
+enum { INSN_RIP = 0x10, INSN_NONE = 0xff };
+
 // 64 bytes, one cache line. op[] are the visible operands in Zydis's order, at most four. There is one memory operand
 // at most (string instructions name their registers themselves): seg, base, index, scale, disp describe it.
 struct interp_insn {
@@ -65,7 +71,7 @@ struct interp_insn {
     uint8_t opsize;             // effective operand size in bytes: 2, 4, 8
     uint8_t addrsize;           // effective address size in bytes: 2, 4, 8
     uint8_t seg;                // segment of the memory operand (enum cpu_seg_name)
-    uint8_t base, index, scale; // 0xff: none; base 0x10: RIP. scale 1, 2, 4, 8
+    uint8_t base, index, scale; // INSN_NONE, INSN_RIP (base only), register; scale 1, 2, 4, 8
     uint8_t lock, rep;          // rep: 0, 0xf3 or 0xf2
     uint8_t cond;               // Jcc, SETcc, CMOVcc: the low four bits of the opcode
     uint8_t ops;
@@ -93,9 +99,15 @@ struct interp_vcpu {
     uint8_t mode;    // enum interp_mode
     bool delivering; // inside of exception delivery: a further fault combines (deliver.c)
     struct interp_tlb *tlb;
+    struct tlb_near *near; // of tlb: the tables in force
+    struct tlb_near_code *near_code;
     struct interp_cache *cache;
+    struct interp_decoder *decoder;
     struct interp_host *host; // host*.c
     struct interp_counters count;
+    _Atomic bool in_guest; // world.h
+    bool flush_wanted;     // everything derived from the memory map is stale; set while the world is stopped
+    unsigned bus_locks;    // depth of interp_bus_lock()
 };
 
 enum interp_mode { MODE_REAL, MODE_PROT16, MODE_PROT32, MODE_COMPAT16, MODE_COMPAT32, MODE_LONG64 };
