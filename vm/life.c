@@ -14,6 +14,7 @@
 #include "vm/life.h"
 #include "host/clock.h"
 #include "host/loop.h"
+#include "host/thread.h"
 #include "vm/alloc.h"
 #include "vm/timers.h"
 #include <errno.h>

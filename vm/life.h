@@ -4,8 +4,9 @@
 // the word; `running` counts the threads that are not parked, and whoever stops the VM sleeps on that.
 #pragma once
 #include "engine/engine.h"
-#include "host/thread.h"
 #include "vm/vm.h"
+
+struct thread;
 
 enum { LIFE_PARK, LIFE_RUN, LIFE_STOP };
 

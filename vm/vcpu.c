@@ -8,6 +8,7 @@
 // While it sleeps, the thread waits for its own timers' deadlines too (timer.h, vm_timer_bind).
 #include "vm/vcpu.h"
 #include "host/clock.h"
+#include "host/thread.h"
 #include "vm/alloc.h"
 #include "vm/life.h"
 #include "vm/timers.h"
