@@ -275,7 +275,7 @@ static void pause_often(void *ctx)
             vm_resume(&bed->vm);
         assert_int_equal(steps(bed), before);
         assert_int_equal(vm_clock_ns(&bed->vm.clock), ns);
-        assert_true(bed->board.fired <= fired + 1); // one may have been under way on the loop's thread
+        assert_true(bed->board.fired <= fired + bed->vm.cpus); // those under way on the loop's thread
         vm_resume(&bed->vm);
         sleep_us(100);
         assert_true(vm_clock_ns(&bed->vm.clock) > ns);
@@ -345,7 +345,8 @@ static enum script idle_ticks_step(struct script_vcpu *v)
 {
     if (v->interrupts >= TICKS)
         script_out(v, 0x600, 1, BOARD_POWEROFF);
-    script_out(v, 0x604, 4, 100);
+    else
+        script_out(v, 0x604, 4, 100);
     return SCRIPT_HALT;
 }
 
@@ -355,7 +356,8 @@ static enum script busy_ticks_step(struct script_vcpu *v)
         v->user[0]++;
         if (v->interrupts >= TICKS)
             script_out(v, 0x600, 1, BOARD_POWEROFF);
-        script_out(v, 0x604, 4, 100);
+        else
+            script_out(v, 0x604, 4, 100);
     }
     return SCRIPT_GO;
 }
