@@ -85,7 +85,7 @@ bool bed_interrupt(struct bed *b); // level of the device's line
 
 // Runs a test function once for each transport: its *state is NULL for MMIO. Each makes its own bed.
 #define ON_BOTH(test)                                                                                                  \
-    {"pci: " #test, test, NULL, NULL, (void *)1},                                                                      \
+    {"pci_" #test, test, NULL, NULL, (void *)1},                                                                       \
     {                                                                                                                  \
-        "mmio: " #test, test, NULL, NULL, NULL                                                                         \
+        "mmio_" #test, test, NULL, NULL, NULL                                                                          \
     }
