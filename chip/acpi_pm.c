@@ -7,6 +7,7 @@
 // Example: the power button sets PWRBTN_STS; if the OS has set PWRBTN_EN, it gets an SCI and shuts down.
 #include "chip/acpi_pm.h"
 #include "vm/alloc.h"
+#include <errno.h>
 
 enum { REG_STATUS = 0, REG_ENABLE = 2, REG_CONTROL = 4, REG_TIMER = 8 };
 
@@ -127,7 +128,7 @@ static int acpi_pm_loaded(struct device *d)
     pm->status &= STATUS_BITS;
     pm->enable &= ENABLE_BITS;
     if (pm->msb_seen > msb_changes(pm))
-        return -22;
+        return -EINVAL;
     update(pm);
     return 0;
 }
@@ -162,7 +163,7 @@ int acpi_pm_create(struct vm *vm, unsigned gsi, struct acpi_pm **out, struct err
 {
     struct acpi_pm *pm = vm_alloc(sizeof *pm);
     if (!pm)
-        return error_set(err, 12, "acpi_pm: out of memory");
+        return error_set(err, ENOMEM, "acpi_pm: out of memory");
     device_add(vm, &pm->dev, &ops, "acpi_pm");
     irq_line_init(&pm->sci, vm, gsi);
     vm_timer_init(&pm->timer, &pm->dev, fire);

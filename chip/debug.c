@@ -3,6 +3,7 @@
 // Example: a panic handler that must work before any driver does prints to port 0xe9.
 #include "chip/debug.h"
 #include "vm/alloc.h"
+#include <errno.h>
 
 struct debug_console {
     struct device dev;
@@ -52,7 +53,7 @@ int debug_exit_create(struct vm *vm, struct error *err)
 {
     struct device *d = vm_alloc(sizeof *d);
     if (!d)
-        return error_set(err, 12, "debug-exit port: out of memory");
+        return error_set(err, ENOMEM, "debug-exit port: out of memory");
     device_add(vm, d, &exit_ops, "debug_exit");
     return bus_add(&vm->ports, &(struct bus_range){.base = 0xf4, .size = 4, .dev = d, .min_size = 1, .max_size = 4},
                    err);
@@ -62,7 +63,7 @@ int debug_console_create(struct vm *vm, struct stream *stream, struct error *err
 {
     struct debug_console *c = vm_alloc(sizeof *c);
     if (!c)
-        return error_set(err, 12, "debug console: out of memory");
+        return error_set(err, ENOMEM, "debug console: out of memory");
     c->stream = stream;
     device_add(vm, &c->dev, &console_ops, "debug_console");
     return bus_add(&vm->ports,

@@ -6,6 +6,7 @@
 // Example: the keyboard's reset, 0xff to port 0x60, is answered 0xfa (acknowledged), 0xaa (self-test passed).
 #include "chip/i8042.h"
 #include "vm/alloc.h"
+#include <errno.h>
 
 enum { REGION_DATA, REGION_STATUS, REGION_PORT_92 };
 
@@ -236,7 +237,7 @@ static int i8042_loaded(struct device *d)
 {
     struct i8042 *k = (struct i8042 *)d;
     if (k->queue_start >= I8042_QUEUE || k->queue_count > I8042_QUEUE)
-        return -22;
+        return -EINVAL;
     k->status &= STATUS_SYSTEM | STATUS_COMMAND;
     update(k);
     return 0;
@@ -272,7 +273,7 @@ int i8042_create(struct vm *vm, unsigned gsi, struct i8042 **out, struct error *
 {
     struct i8042 *k = vm_alloc(sizeof *k);
     if (!k)
-        return error_set(err, 12, "i8042: out of memory");
+        return error_set(err, ENOMEM, "i8042: out of memory");
     device_add(vm, &k->dev, &ops, "i8042");
     irq_line_init(&k->irq, vm, gsi);
     i8042_reset(&k->dev);

@@ -7,6 +7,7 @@
 // Example: entry 0x000000000000a031 is level-triggered, active low, fixed, vector 0x31, to APIC id 0.
 #include "chip/ioapic.h"
 #include "vm/alloc.h"
+#include <errno.h>
 
 enum { REG_SELECT = 0x00, REG_WINDOW = 0x10, REG_EOI = 0x40 };                         // in the MMIO page
 enum { INDEX_ID = 0, INDEX_VERSION = 1, INDEX_ARBITRATION = 2, INDEX_ENTRIES = 0x10 }; // by REG_SELECT
@@ -167,7 +168,7 @@ int ioapic_create(struct vm *vm, uint8_t id, void *ctx, void (*send)(void *ctx, 
 {
     struct ioapic *io = vm_alloc(sizeof *io);
     if (!io)
-        return error_set(err, 12, "ioapic: out of memory");
+        return error_set(err, ENOMEM, "ioapic: out of memory");
     io->id = id;
     io->ctx = ctx;
     io->send = send;

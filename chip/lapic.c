@@ -13,6 +13,7 @@
 #include "chip/lapic.h"
 #include "cpu/msr.h"
 #include "vm/alloc.h"
+#include <errno.h>
 #include <string.h>
 
 // What `route` publishes; bits 0..31 are the logical APIC id.
@@ -452,7 +453,7 @@ static int lapic_loaded(struct device *d)
     struct lapic *a = (struct lapic *)d;
     uint64_t mode = a->base & (APIC_BASE_ENABLE | APIC_BASE_X2APIC);
     if ((a->base & ~(mode | APIC_BASE_BSP)) != LAPIC_MMIO_BASE || mode == APIC_BASE_X2APIC)
-        return -22;
+        return -EINVAL;
     vm_lock(&d->lock);
     a->irr[0] &= ~0xffffull;
     a->isr[0] &= ~0xffffull;
@@ -513,15 +514,15 @@ static const struct device_ops lapics_ops = {
 int lapics_create(struct vm *vm, unsigned cpus, struct lapics **out, struct error *err)
 {
     if (cpus < 1 || cpus > CPU_MAX)
-        return error_set(err, 22, "%u CPUs: 1 to %u are possible", cpus, CPU_MAX);
+        return error_set(err, EINVAL, "%u CPUs: 1 to %u are possible", cpus, CPU_MAX);
     struct lapics *s = vm_alloc(sizeof *s);
     if (!s)
-        return error_set(err, 12, "local APICs: out of memory");
+        return error_set(err, ENOMEM, "local APICs: out of memory");
     device_add(vm, &s->dev, &lapics_ops, "lapics");
     for (unsigned i = 0; i < cpus; i++) {
         struct lapic *a = vm_alloc(sizeof *a);
         if (!a)
-            return error_set(err, 12, "local APICs: out of memory");
+            return error_set(err, ENOMEM, "local APICs: out of memory");
         char name[] = {'l', 'a', 'p', 'i', 'c', i < 10 ? '0' + i : '0' + i / 10, i < 10 ? 0 : '0' + i % 10, 0};
         a->set = s;
         a->cpu = i;
@@ -540,7 +541,7 @@ int lapics_create(struct vm *vm, unsigned cpus, struct lapics **out, struct erro
     if (vm_msr_add(vm, MSR_APIC_BASE, MSR_APIC_BASE, &s->dev) ||
         vm_msr_add(vm, MSR_TSC_DEADLINE, MSR_TSC_DEADLINE, &s->dev) ||
         vm_msr_add(vm, MSR_X2APIC_FIRST, MSR_X2APIC_LAST, &s->dev))
-        return error_set(err, 28, "local APICs: no room for another MSR range");
+        return error_set(err, ENOSPC, "local APICs: no room for another MSR range");
     vm->local_apic = (struct local_apic_ops){ack, tpr_read, tpr_write, init};
     vm->local_apic_ctx = s;
     *out = s;

@@ -10,6 +10,7 @@
 // Example: ICW1 0x11, ICW2 0x20, ICW3 0x04, ICW4 0x01 to the master; then line 1 gives vector 0x21.
 #include "chip/pic.h"
 #include "vm/alloc.h"
+#include <errno.h>
 
 enum { MASTER, SLAVE, CASCADE = 2 };
 
@@ -263,7 +264,7 @@ static int pic_loaded(struct device *d)
     for (unsigned i = 0; i < 2; i++) {
         struct pic_chip *c = &p->chip[i];
         if (c->lowest > 7 || c->step > 4 || c->step == 1)
-            return -22;
+            return -EINVAL;
     }
     cascade(p);
     p->output = asks(&p->chip[MASTER], true) >= 0;
@@ -310,7 +311,7 @@ int pic_create(struct vm *vm, void *ctx, void (*intr)(void *ctx, bool level), st
 {
     struct pic *p = vm_alloc(sizeof *p);
     if (!p)
-        return error_set(err, 12, "pic: out of memory");
+        return error_set(err, ENOMEM, "pic: out of memory");
     p->ctx = ctx;
     p->intr = intr;
     device_add(vm, &p->dev, &ops, "pic");

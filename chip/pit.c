@@ -15,6 +15,7 @@
 // Example: at mode 2 with count 1000, clock 2500 after the load reads as 500, and the next edge comes at 3000.
 #include "chip/pit.h"
 #include "vm/alloc.h"
+#include <errno.h>
 
 enum { MIN_PERIOD = 119 }; // clocks: 100 us
 enum { REGION_CHANNELS, REGION_PORT_B };
@@ -325,7 +326,7 @@ static int pit_loaded(struct device *d)
     for (unsigned i = 0; i < 3; i++) {
         struct pit_channel *c = &p->channel[i];
         if (c->mode > 5 || c->access < 1 || c->access > 3 || c->count < 1 || c->count > 65536 || c->next > 65536)
-            return -22;
+            return -EINVAL;
     }
     update(p, now_clocks(p));
     return 0;
@@ -378,7 +379,7 @@ int pit_create(struct vm *vm, unsigned gsi, struct pit **out, struct error *err)
 {
     struct pit *p = vm_alloc(sizeof *p);
     if (!p)
-        return error_set(err, 12, "pit: out of memory");
+        return error_set(err, ENOMEM, "pit: out of memory");
     device_add(vm, &p->dev, &ops, "pit");
     irq_line_init(&p->irq, vm, gsi);
     vm_timer_init(&p->timer, &p->dev, fire);

@@ -11,6 +11,7 @@
 // Example: registers 0x59 0x59 0x23 (seconds, minutes, hours) in the default mode, BCD and 24 hours, are 23:59:59.
 #include "chip/rtc.h"
 #include "vm/alloc.h"
+#include <errno.h>
 
 enum { SECONDS = 0, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH, YEAR, A, B, C, D };
 
@@ -315,7 +316,7 @@ static int rtc_loaded(struct device *d)
     const int64_t limit = (int64_t)1 << 40; // seconds; more than any date that fits into the registers
     if (r->offset_seconds > limit || r->offset_seconds < -limit || r->offset_ns >= NS || r->seen_second > 2 * limit ||
         r->seen_second < -2 * limit)
-        return -22;
+        return -EINVAL;
     r->index &= 0x7f;
     settle(r);
     arm(r);
@@ -354,7 +355,7 @@ int rtc_create(struct vm *vm, unsigned gsi, struct rtc **out, struct error *err)
 {
     struct rtc *r = vm_alloc(sizeof *r);
     if (!r)
-        return error_set(err, 12, "rtc: out of memory");
+        return error_set(err, ENOMEM, "rtc: out of memory");
     device_add(vm, &r->dev, &ops, "rtc");
     irq_line_init(&r->irq, vm, gsi);
     vm_timer_init(&r->timer, &r->dev, fire);

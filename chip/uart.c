@@ -11,6 +11,7 @@
 // Example: Linux sets IER 0x05 and FCR level 8: a typed key gives the timeout interrupt, pasted text the data one.
 #include "chip/uart.h"
 #include "vm/alloc.h"
+#include <errno.h>
 
 enum { RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR };
 
@@ -270,7 +271,7 @@ static int uart_loaded(struct device *d)
     u->mcr &= 0x1f;
     u->fcr &= 0xc1;
     if (u->fifo_start >= UART_FIFO || u->fifo_count > capacity(u))
-        return -22;
+        return -EINVAL;
     vm_timer_set(&u->timeout, u->timeout_at);
     update(u);
     ask_for_more(u);
@@ -311,7 +312,7 @@ int uart_create(struct vm *vm, uint16_t port, unsigned gsi, struct stream *strea
 {
     struct uart *u = vm_alloc(sizeof *u);
     if (!u)
-        return error_set(err, 12, "%s: out of memory", name);
+        return error_set(err, ENOMEM, "%s: out of memory", name);
     u->stream = stream;
     device_add(vm, &u->dev, &ops, name);
     irq_line_init(&u->irq, vm, gsi);
