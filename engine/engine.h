@@ -131,4 +131,4 @@ static inline uint32_t engine_notify(struct engine_vcpu *v, uint32_t bits)
     return old;
 }
 
-extern const struct engine_ops engine_interp;
+extern const struct engine_ops engine_interp, engine_dbt;

@@ -211,8 +211,8 @@ static struct interp_block *make_crossing(struct interp_vcpu *v, uint64_t la, co
         return v->fault.raised ? NULL : make_uncached(v, la);
     struct interp_block *b = block_alloc(v, 1);
     *b = (struct interp_block){.page = {first_page, second->page}, .gpa = {first_gpa, second->gpa}, .key = key};
-    b->word[0] = ram_mark_code(v->vm, b->page[0]) & PAGE_VERSION;
-    b->word[1] = ram_mark_code(v->vm, b->page[1]) & PAGE_VERSION;
+    b->word[0] = ram_mark_code(v, b->page[0]) & PAGE_VERSION;
+    b->word[1] = ram_mark_code(v, b->page[1]) & PAGE_VERSION;
     uint8_t bytes[2 * LONGEST];
     memcpy(bytes, memory_of(v, first_gpa), room);
     memcpy(bytes + room, second->host, LONGEST);
@@ -231,7 +231,7 @@ static struct interp_block *make(struct interp_vcpu *v, uint64_t la, const struc
     unsigned limit = key & BLOCK_SINGLE ? 1 : BLOCK_INSNS;
     struct interp_block *b = block_alloc(v, limit);
     *b = (struct interp_block){.page = {e->page}, .gpa = {e->gpa | at}, .key = key};
-    b->word[0] = ram_mark_code(v->vm, e->page) & PAGE_VERSION;
+    b->word[0] = ram_mark_code(v, e->page) & PAGE_VERSION;
     uint8_t bytes[BLOCK_INSNS * LONGEST];
     unsigned available = room < sizeof bytes ? room : sizeof bytes;
     memcpy(bytes, e->host + at, available);
@@ -265,7 +265,7 @@ static bool current(const struct interp_block *b)
 static bool revalidate(struct interp_vcpu *v, struct interp_block *b)
 {
     for (unsigned n = 0; n < 2 && b->page[n]; n++)
-        b->word[n] = ram_mark_code(v->vm, b->page[n]) & PAGE_VERSION;
+        b->word[n] = ram_mark_code(v, b->page[n]) & PAGE_VERSION;
     return b->insn[0].fn != leave && bytes_same(v, b);
 }
 

@@ -101,13 +101,15 @@ static void vcpu_destroy(struct engine_vcpu *e)
     vcpu_free(VCPU(e));
 }
 
-static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct engine_vcpu **out, struct error *err)
+int interp_vcpu_create(struct engine_vm *e, size_t size, unsigned id, void *owner, struct interp_vcpu **out,
+                       struct error *err)
 {
     struct interp_vm *vm = VM(e);
-    struct interp_vcpu *v = aligned_alloc(64, (sizeof *v + 63) & ~(size_t)63);
+    size = (size + 63) & ~(size_t)63;
+    struct interp_vcpu *v = aligned_alloc(64, size);
     if (!v)
         return error_set(err, ENOMEM, "vCPU %u: no memory", id);
-    memset(v, 0, sizeof *v);
+    memset(v, 0, size);
     v->base.vm = e;
     v->base.owner = owner;
     v->base.id = id;
@@ -136,8 +138,17 @@ static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct eng
         vcpu_free(v);
         return r;
     }
-    *out = &v->base;
+    *out = v;
     return 0;
+}
+
+static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct engine_vcpu **out, struct error *err)
+{
+    struct interp_vcpu *v;
+    int r = interp_vcpu_create(e, sizeof *v, id, owner, &v, err);
+    if (!r)
+        *out = &v->base;
+    return r;
 }
 
 static enum engine_exit run(struct engine_vcpu *e, struct error *err)

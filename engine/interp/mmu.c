@@ -69,6 +69,8 @@ static void near_flush(struct interp_tlb *t, bool global_too)
         for (unsigned n = 0; n < TLB_NEAR_CODE; n++)
             if (global_too || !t->code[set][n].global)
                 t->code[set][n].la = TLB_NEVER;
+    if (t->owner->vm->mirror)
+        t->owner->vm->mirror->tlb_flush(t->owner, global_too);
 }
 
 static uint64_t pcid_of(const struct cpu_state *s)
@@ -105,6 +107,7 @@ int tlb_create(struct interp_vcpu *v, struct error *err)
     if (!t)
         return error_set(err, ENOMEM, "vCPU %u: no memory for its TLB", v->base.id);
     memset(t, 0, sizeof *t);
+    t->owner = v;
     t->next_context = 1;
     for (unsigned n = 0; n < TLB_NEAR; n++)
         near_clear(&t->near[TLB_NONE][n]);
@@ -278,8 +281,11 @@ static void page_flush(struct interp_tlb *t, uint64_t la)
     struct tlb_far *e;
     while ((e = far_find(t, page_la)))
         e->la = TLB_NEVER;
-    if (large_possible(t, la))
+    bool large = large_possible(t, la);
+    if (large)
         large_flush(t, la);
+    if (t->owner->vm->mirror)
+        t->owner->vm->mirror->tlb_flush_page(t->owner, la, large ? 30 : 12);
 }
 
 void interp_tlb_flush_page(struct interp_vcpu *v, uint64_t la)

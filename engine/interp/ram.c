@@ -52,14 +52,18 @@ void ram_touched(struct interp_vm *vm, struct interp_vcpu *v, page_word *page, u
     } while (!atomic_compare_exchange_weak(page, &word, stepped));
     if (v)
         cache_written(v, gpa, size);
+    if (vm->mirror)
+        vm->mirror->code_written(vm, v, gpa, size, !(stepped & PAGE_CODE));
 }
 
-uint64_t ram_mark_code(struct interp_vm *vm, page_word *page)
+uint64_t ram_mark_code(struct interp_vcpu *v, page_word *page)
 {
     if (!(*page & PAGE_CODE)) {
         atomic_fetch_or(page, PAGE_CODE);
-        if (vm->vcpus > 1) // a lone vCPU's writes are in order with this, and devices fence for themselves
+        if (v->vm->vcpus > 1) // a lone vCPU's writes are in order with this, and devices fence for themselves
             world_barrier();
+        if (*page & PAGE_INLINE)
+            v->vm->mirror->code_marked(v, page);
     }
     return *page;
 }
@@ -74,8 +78,9 @@ void ram_invalidate(struct interp_vm *vm, uint64_t gpa, uint64_t size)
         uint64_t to = gpa + size < g->gpa + g->size ? gpa + size : g->gpa + g->size;
         for (; from < to; from = (from | (PAGE_SIZE - 1)) + 1) {
             page_word *page = &g->page[(from - g->gpa) / PAGE_SIZE];
+            uint64_t end = (from | (PAGE_SIZE - 1)) + 1;
             if (*page & (PAGE_CODE | PAGE_LOG))
-                ram_touched(vm, NULL, page, from, 1);
+                ram_touched(vm, NULL, page, from, (to < end ? to : end) - from);
         }
     }
     pthread_mutex_unlock(&vm->ram.lock);
@@ -87,7 +92,7 @@ static void flush_everyone(struct interp_vm *vm)
 {
     for (unsigned n = 0; n < vm->vcpus; n++) {
         vm->vcpu[n]->flush_wanted = true;
-        atomic_fetch_or(&vm->vcpu[n]->base.pending, WORLD_STOP);
+        world_want(vm->vcpu[n]);
     }
 }
 

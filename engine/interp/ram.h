@@ -26,8 +26,10 @@ typedef _Atomic uint64_t page_word;
 #define PAGE_SIZE 4096u
 #define PAGE_CODE 1ull
 #define PAGE_LOG 2ull
+// Another engine's translated code may write the page without looking at its word (struct interp_mirror).
+#define PAGE_INLINE 4ull
 #define PAGE_STEP 256ull // one generation
-#define PAGE_VERSION (~PAGE_LOG)
+#define PAGE_VERSION (~(PAGE_LOG | PAGE_INLINE))
 // Every so many steps PAGE_CODE is dropped.
 #define PAGE_PATIENCE (64 * PAGE_STEP)
 
@@ -64,8 +66,8 @@ static inline const struct ram_region *ram_find(const struct interp_ram *r, uint
 // own current block is checked at once), or NULL.
 void ram_touched(struct interp_vm *vm, struct interp_vcpu *v, page_word *page, uint64_t gpa, unsigned size);
 
-// Marks a page as code and returns its word; every write from then on steps it.
-uint64_t ram_mark_code(struct interp_vm *vm, page_word *page);
+// Marks a page as code and returns its word; every write from then on steps it. `v` is in the guest.
+uint64_t ram_mark_code(struct interp_vcpu *v, page_word *page);
 
 // Engine operations; see engine/engine.h.
 int ram_map(struct interp_vm *vm, uint64_t gpa, uint64_t size, void *host, bool readonly, struct error *err);

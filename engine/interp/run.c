@@ -67,16 +67,16 @@ static enum interp_result block_run(struct interp_vcpu *v, struct interp_block *
 // --- events
 
 // What makes the loop go one instruction at a time.
-static bool stepping(const struct interp_vcpu *v)
+bool interp_stepping(const struct interp_vcpu *v)
 {
     return (v->s.rflags & (RFLAGS_TF | RFLAGS_RF)) || v->s.ev.shadow || (v->s.dr7 & 0xff) || v->s.ev.pending_debug;
 }
 
-static bool attention(const struct interp_vcpu *v)
+bool interp_attention(const struct interp_vcpu *v)
 {
     const struct cpu_events *ev = &v->s.ev;
     return atomic_load_explicit(&v->base.pending, memory_order_relaxed) || ev->activity || ev->nmi_pending ||
-           ev->exception_pending || stepping(v);
+           ev->exception_pending || interp_stepping(v);
 }
 
 static bool take(struct interp_vcpu *v, uint32_t bit)
@@ -226,6 +226,20 @@ enum interp_result interp_step(struct interp_vcpu *v)
     return step(v);
 }
 
+void interp_guest_enter(struct interp_vcpu *v)
+{
+    world_enter(v);
+    if (v->flush_wanted) {
+        v->flush_wanted = false;
+        cache_flush(v);
+    }
+}
+
+void interp_guest_leave(struct interp_vcpu *v)
+{
+    world_leave(v);
+}
+
 enum engine_exit interp_run(struct interp_vcpu *v, uint64_t count)
 {
     enum engine_exit how = ENGINE_EXIT_REQUESTED;
@@ -233,13 +247,9 @@ enum engine_exit interp_run(struct interp_vcpu *v, uint64_t count)
     if (until < count)
         until = UINT64_MAX;
     bool counted = count != UINT64_MAX;
-    world_enter(v);
-    if (v->flush_wanted) {
-        v->flush_wanted = false;
-        cache_flush(v);
-    }
+    interp_guest_enter(v);
     for (;;) {
-        if (unlikely(attention(v))) {
+        if (unlikely(interp_attention(v))) {
             enum interp_event e = interp_events(v);
             if (e == EVENT_EXIT)
                 break;
@@ -249,7 +259,7 @@ enum engine_exit interp_run(struct interp_vcpu *v, uint64_t count)
             }
             if (e == EVENT_AGAIN)
                 continue;
-            if (stepping(v)) {
+            if (interp_stepping(v)) {
                 if (counted && v->count.instructions >= until)
                     break;
                 step(v);
@@ -267,6 +277,6 @@ enum engine_exit interp_run(struct interp_vcpu *v, uint64_t count)
         if (unlikely(!b) || unlikely(block_run(v, b) == INTERP_FAULT))
             interp_deliver_fault(v);
     }
-    world_leave(v);
+    interp_guest_leave(v);
     return how;
 }

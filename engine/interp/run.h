@@ -12,5 +12,17 @@ enum interp_event {
 // Looks at everything that can happen between two instructions. In the guest (world.h).
 enum interp_event interp_events(struct interp_vcpu *v);
 
+// Whether interp_events() has something to look at; whether instructions must be done one at a time.
+bool interp_attention(const struct interp_vcpu *v);
+bool interp_stepping(const struct interp_vcpu *v);
+
+// Into the guest and out of it (world.h), as run() does.
+void interp_guest_enter(struct interp_vcpu *v);
+void interp_guest_leave(struct interp_vcpu *v);
+
+// As ops->vcpu_create, for an engine whose vCPU begins with a struct interp_vcpu and has `size` bytes in all (zeroed).
+int interp_vcpu_create(struct engine_vm *e, size_t size, unsigned id, void *owner, struct interp_vcpu **out,
+                       struct error *err);
+
 // Runs until told otherwise; `count` instructions at most (UINT64_MAX: no limit). Out of the guest before and after.
 enum engine_exit interp_run(struct interp_vcpu *v, uint64_t count);

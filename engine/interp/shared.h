@@ -4,8 +4,21 @@
 #include "engine/interp/ram.h"
 #include "engine/interp/world.h"
 
+// What an engine that is built on this one (engine/dbt) wants to hear of, because it keeps copies. On the vCPU's
+// thread, in the guest, but for prod and for code_written with a NULL vCPU (a device).
+struct interp_mirror {
+    void (*tlb_flush)(struct interp_vcpu *v, bool global_too);                  // the near tables were emptied
+    void (*tlb_flush_page)(struct interp_vcpu *v, uint64_t la, unsigned shift); // 1 << shift bytes around la
+    // The page (with PAGE_INLINE) has code from now on: no vCPU may write it unseen any more.
+    void (*code_marked)(struct interp_vcpu *v, page_word *page);
+    // A page with code was written; `all`: it will not be watched any more, so all of it is to be forgotten.
+    void (*code_written)(struct interp_vm *vm, struct interp_vcpu *v, uint64_t gpa, unsigned size, bool all);
+    void (*prod)(struct interp_vcpu *v); // pending has something new; any thread
+};
+
 struct interp_vm {
     struct engine_vm base;
+    const struct interp_mirror *mirror; // NULL: nobody listens
     struct interp_world world;
     struct interp_ram ram;
     _Atomic unsigned vcpus;            // changes under world.stop_lock

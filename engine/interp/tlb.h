@@ -59,6 +59,7 @@ struct tlb_pcid {
 };
 
 struct interp_tlb {
+    struct interp_vcpu *owner;
     _Alignas(64) struct tlb_near near[TLB_SETS][TLB_NEAR];
     struct tlb_near_code code[2][TLB_NEAR_CODE]; // user, supervisor
     struct tlb_far far[TLB_FAR];

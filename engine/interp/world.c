@@ -38,6 +38,13 @@ void world_barrier(void)
     syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0); // registered: cannot fail (membarrier(2))
 }
 
+void world_want(struct interp_vcpu *v)
+{
+    atomic_fetch_or(&v->base.pending, WORLD_STOP);
+    if (v->vm->mirror)
+        v->vm->mirror->prod(v);
+}
+
 static bool anyone_in(struct interp_vm *vm)
 {
     for (unsigned n = 0; n < vm->vcpus; n++)
@@ -54,7 +61,7 @@ void world_stop(struct interp_vm *vm)
         return;
     w->stopping = true;
     for (unsigned n = 0; n < vm->vcpus; n++)
-        atomic_fetch_or(&vm->vcpu[n]->base.pending, WORLD_STOP);
+        world_want(vm->vcpu[n]);
     world_barrier();
     pthread_mutex_lock(&w->left_lock);
     while (anyone_in(vm))

@@ -41,6 +41,7 @@ void world_start(struct interp_vm *vm);
 // meanwhile (TLB flush).
 void world_enter(struct interp_vcpu *v);
 void world_leave(struct interp_vcpu *v);
+void world_want(struct interp_vcpu *v);  // sets WORLD_STOP
 void world_pause(struct interp_vcpu *v); // WORLD_STOP was seen: out and in again
 
 // Every other thread of the process has passed a full memory barrier when this returns. Orders this thread's earlier

@@ -1,0 +1,82 @@
+// The code cache of one vCPU: translated blocks, how they are found, linked, and forgotten.
+//
+// Code lives in one memory area that is mapped twice: writable for us, executable for running; nothing is ever both at
+// one address. When it is full, all of it is thrown away and translation begins anew. Records (blocks, exits, sites)
+// lie in an arena beside it and go the same way.
+//
+// A block is valid as long as the bytes it was made from are unchanged. Guest-physical pages with blocks are known to
+// the VM (interp's code map), so that every write to them, by this vCPU, another one or a device, ends in
+// dbt_invalidate().
+//
+// page_id. Each pair (linear page, physical page) that was ever executed has a number; itlb[slot of the linear page]
+// holds the number of the pair that is mapped now, or 0. A far entry compares the two, so links and indirect jumps need
+// not be undone when mappings change: itlb entries are.
+#pragma once
+#include "engine/dbt/dbt.h"
+#include "engine/dbt/emit.h"
+#include "engine/dbt/runtime.h"
+
+enum { DBT_HASH = 1 << 15, DBT_PAGE_HASH = 1 << 12, DBT_PAIR_HASH = 1 << 12 };
+enum { DBT_CACHE_DEFAULT = 32 << 20, DBT_CACHE_MIN = 1 << 20 };
+
+struct code_page;
+struct code_pair;
+struct dbt_translation;
+
+struct dbt_cache {
+    uint8_t *rw, *rx;
+    uint64_t size;
+    uint8_t *begin, *at; // in rw: behind the runtime; free from here on
+    uint8_t *arena;      // records
+    size_t arena_size, arena_at;
+    struct dbt_block *hash[DBT_HASH];
+    struct code_page *page[DBT_PAGE_HASH];
+    struct code_pair *pair[DBT_PAIR_HASH];
+    struct dbt_block **order; // blocks by address, ascending
+    unsigned orders, order_room;
+    uint32_t next_id;
+    struct dbt_runtime runtime;
+    struct dbt_translation *t;
+};
+
+static inline unsigned dbt_hash(uint64_t rip, uint64_t phys, unsigned key)
+{
+    uint64_t h = (rip ^ phys >> 12 ^ (uint64_t)key << 40) * 0x9e3779b97f4a7c15ull;
+    return (unsigned)(h >> 40) & (DBT_HASH - 1);
+}
+
+static inline unsigned dbt_itlb_slot(uint64_t rip)
+{
+    return (unsigned)((rip >> 12) ^ (rip >> 22)) & (DBT_ITLB_SIZE - 1);
+}
+
+// For the runtime, which comes first in the cache: where to write, what was written; and the executable address of
+// something written.
+struct emit dbt_cache_emitter(struct dbt_vcpu *v);
+void dbt_cache_emitted(struct dbt_vcpu *v, const struct emit *e);
+uint8_t *dbt_executable(struct dbt_vcpu *v, const uint8_t *writable);
+
+int dbt_cache_create(struct dbt_vcpu *v, uint64_t size, struct error *err);
+void dbt_cache_destroy(struct dbt_vcpu *v);
+
+// The block at rip whose first byte is at guest-physical address phys, translated now if need be. NULL: it cannot be
+// translated (the instruction crosses the page's edge). `code` is the host address of the page that holds it.
+struct dbt_block *dbt_block(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, const uint8_t *page, unsigned key);
+// Only if it is there already.
+struct dbt_block *dbt_block_find(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, unsigned key);
+
+void dbt_patch(struct dbt_exit *x, const uint8_t *target);
+// Makes exit x go to `to` directly.
+void dbt_link(struct dbt_vcpu *v, struct dbt_exit *x, struct dbt_block *to);
+// Makes indirect jumps find b.
+void dbt_ibl_set(struct dbt_vcpu *v, struct dbt_block *b);
+
+// [gpa, gpa+size) has changed: forgets blocks made from it.
+void dbt_invalidate(struct dbt_vcpu *v, uint64_t gpa, uint64_t size);
+void dbt_cache_flush(struct dbt_vcpu *v);
+
+// Notes that linear page `rip` maps to physical page `phys` now, and returns the pair's number.
+uint32_t dbt_page_id(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, bool user);
+
+// The block and the instruction that a host address lies in; NULL if it is no translated code.
+struct dbt_block *dbt_block_at(struct dbt_vcpu *v, uint64_t host_rip, const struct dbt_map **insn);

@@ -1,0 +1,163 @@
+// The binary translator: 64-bit guest code at near-native speed, without hardware virtualization.
+//
+// The idea is near-identity. Guest and host have the same instruction set, so most instructions are copied; what
+// touches memory, transfers control or is sensitive is rewritten. Whatever is not translated (a rare instruction, real
+// and 32-bit modes, single-stepping, faults, MMIO) is done by the interpreter, one instruction at a time, on the same
+// struct interp_vcpu: this engine is never wrong because an instruction is rare.
+//
+// In translated code
+//     GPRs     guest registers live in the host registers of the same name, except:
+//     RSP      the host's RSP is guest RSP + stack_addend: a host pointer into guest RAM. A block that uses the stack
+//     checks once that what it will touch lies in the window
+//              (one page that the guest may write). push, pop, call, ret and [rsp+n] are then native.
+//     R14 R15  are at home in memory (s.gpr) between blocks, and scratch registers of blocks that don't use them. A
+//     block that does use them loads them and borrows others,
+//              whose guest value it has stored at home first: so every guest register is always either in its own host
+//              register or at home, and which is a property of the block.
+//     flags    live in the host's flags, or, where the translator needed the flags for itself, in flag_slot (AH as
+//     LAHF, AL the overflow flag). DF       is kept in s.rflags only; the host's DF is always clear. IF, AC likewise.
+//     x87, SSE, AVX state is live in the host's registers while `fpu_live`.
+//     GS       the host's GS base is the struct dbt_vcpu: its fields are reached as gs:[offset]. C keeps FS.
+//
+// Memory. Every access goes through a check against a table of pages (struct dbt_tlb) that this vCPU may read or write
+// just now. A miss walks the page tables; whatever is not plain RAM in one page leaves the block precisely before the
+// instruction, and the interpreter does it. Pages that hold translated code never enter the table as writable.
+//
+// Blocks are keyed by linear address, physical page and mode, and are private to a vCPU. They jump into each other:
+//     near   from a block in the same page: nothing can have changed between
+//     far    from another page or an indirect jump: the entry checks that the linear page still maps to the physical
+//     page it was translated from (itlb)
+// Flags are in flag_slot at a far entry, in the host's flags at a near one.
+//
+// Why a guest cannot get out: the only memory operands in translated code are (1) those whose address passed a check in
+// the same block with no change of the registers involved, (2) stack accesses within a window that passed a check, (3)
+// gs:[constant]. The guest's own segment prefixes are dropped, its control transfers go through tables that hold only
+// addresses of block entries.
+#pragma once
+#include "engine/interp/interp.h"
+
+enum {
+    DBT_TLB_BITS = 10,
+    DBT_TLB_SIZE = 1 << DBT_TLB_BITS,
+    DBT_ITLB_SIZE = 1024,
+    DBT_IBL_SIZE = 1 << 16,
+    DBT_MAX_INSNS = 64,
+    DBT_FILLED = 128,
+    DBT_WRITTEN = 64,
+};
+
+// What a memory access is checked against: who asks (and how).
+enum dbt_view { DBT_KERNEL, DBT_KERNEL_AC, DBT_USER, DBT_VIEWS };
+
+// Slot i belongs to pages whose number is i modulo DBT_TLB_SIZE. An address a hits if a - tag[i] is below 4096 minus
+// the access's size (unsigned); the host address is then a + addend[i]. An empty slot's tag is a page that belongs to
+// another slot, so no address can hit it.
+struct dbt_tlb {
+    uint64_t tag_r[DBT_TLB_SIZE], tag_w[DBT_TLB_SIZE], addend[DBT_TLB_SIZE];
+    bool global[DBT_TLB_SIZE];
+};
+
+// Bits of a block's key besides its address.
+enum {
+    DBT_KEY_VIEW = 3,     // enum dbt_view
+    DBT_KEY_FPU = 1 << 2, // x87, SSE and AVX instructions can be copied (CR0, CR4, XCR0 allow them)
+    // Every access is checked on its own, the stack's too: the stack pointer, or something else that is accessed in
+    // pieces, is at a page's edge.
+    DBT_KEY_SPLIT = 1 << 3,
+};
+
+struct dbt_block;
+struct dbt_cache;
+
+#define DBT_NO_WINDOW 0x8000000000000000ull // stack_low where there is no window: no address of ours is near it
+
+// A way out of a block to a known target. Its jump goes to a stub that names the exit; once the target is translated
+// the jump is patched to go there.
+struct dbt_exit {
+    struct dbt_block *from;
+    uint64_t target;          // linear address
+    uint8_t *jump;            // the 32-bit displacement to patch (writable view)
+    uint8_t *stub;            // what it points to while not linked
+    struct dbt_block *to;     // linked target, or NULL
+    struct dbt_exit *next_in; // in to->links_in
+    uint8_t key;              // bits of the target's key that are inherited (DBT_KEY_SPLIT)
+    bool far;                 // target in another page: enters at entry_far, flags in flag_slot
+    bool back;                // enters where interrupts are polled
+};
+
+// Where an instruction that may leave the block in the middle is: what precise state needs.
+enum { DBT_SITE_ACCESS, DBT_SITE_STACK };
+
+struct dbt_site {
+    struct dbt_block *block;
+    uint16_t rip_offset; // of the guest instruction, from the block's rip
+    uint16_t span;       // bytes to be accessed, from exit_address on
+    uint8_t kind, write;
+    uint8_t flags_in_slot; // else: nobody needs the flags
+    uint32_t retry;        // where to try again: offset from the block's code
+};
+
+struct dbt_map {
+    uint32_t host; // offset of its code
+    uint16_t rip;  // offset from the block's rip
+    bool flags_in_slot;
+};
+
+struct dbt_block {
+    uint64_t rip, phys; // of the first instruction
+    uint8_t key;
+    bool dead;
+    uint16_t length; // guest bytes, within one page
+    uint16_t insns;
+    uint16_t exits, sites;
+    uint16_t live;    // guest registers that are in host registers inside of the block (others are at home)
+    uint32_t page_id; // what itlb must hold for a far entry
+    uint8_t *code;    // executable view
+    uint32_t near, back, far, indirect, end; // entries: offsets from code
+    struct dbt_exit *exit;
+    struct dbt_site *site;
+    struct dbt_map *map; // for host faults: one for each instruction, ascending
+    struct dbt_exit *links_in;
+    struct dbt_block *next_hash, *next_page;
+};
+
+struct dbt_counters {
+    uint64_t blocks, guest_bytes, host_bytes, translate_ns;
+    uint64_t dispatches, links, indirect_misses, far_misses, steps;
+    uint64_t tlb_fills, tlb_walks, tlb_flushes, tlb_page_flushes, stack_fills, stack_splits;
+    uint64_t invalidated, cache_flushes, polls, fpu_parks, host_faults;
+};
+
+struct dbt_vcpu {
+    struct interp_vcpu i; // first: registers are gs:[offsetof(i.s.gpr)]
+    // How translated code is entered and left.
+    uint64_t host_rsp;
+    uint64_t enter_at;
+    uint64_t exit_arg;     // struct dbt_exit *, struct dbt_block * or site number: see exit_why
+    uint64_t exit_address; // linear address of an access, or target of an indirect jump
+    uint32_t exit_why;
+    uint32_t poll; // nonzero: leave at the next back edge
+    uint32_t flag_slot;
+    uint32_t flags_saved; // flag_slot is what counts, not host_flags
+    uint64_t host_flags;
+    uint64_t save[16]; // host registers at the moment of leaving
+    // The stack window.
+    uint64_t stack_addend, stack_negative; // host RSP - guest RSP and its negative
+    uint64_t stack_low;                    // host address of the window's first byte, or DBT_NO_WINDOW
+    uint64_t scratch[4];
+    bool fpu_live;               // the guest's x87, SSE and AVX state is in the host's registers, not in s.xsave
+    bool kernel_code_not_global; // some itlb entry of the kernel's is of a page that a CR3 write flushes
+    uint16_t filled[DBT_VIEWS][DBT_FILLED]; // slots with pages that are not global, filled since the last flush
+    uint16_t fills[DBT_VIEWS];              // more than DBT_FILLED: search all
+    struct {
+        uint32_t lock;
+        uint32_t count; // more than DBT_WRITTEN: too many, forget everything
+        uint64_t gpa[DBT_WRITTEN];
+        uint32_t size[DBT_WRITTEN];
+    } written; // by others, see written.h; guarded by its lock
+    struct dbt_cache *cache;
+    struct dbt_counters count;
+    struct dbt_tlb tlb[DBT_VIEWS];
+    uint32_t itlb[2][DBT_ITLB_SIZE]; // kernel, user: id of the (linear page, physical page) pair that is mapped now
+    uint64_t ibl[DBT_VIEWS][DBT_IBL_SIZE]; // host address of the indirect entry of a block whose rip has these low bits
+};

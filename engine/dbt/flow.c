@@ -1,0 +1,221 @@
+// Ways out of a block, and what is written behind it: the cold paths.
+//
+// Before a way out, guest registers go where they belong between blocks: R14 and R15 to memory if the block changed
+// them, borrowed registers back from memory. None of that touches flags.
+//
+// Flags at an exit: near exits leave them in the host's flags, far and indirect ones in flag_slot.
+#include "engine/dbt/runtime.h"
+#include "engine/dbt/translate.h"
+
+enum { PAGE_MASK = ~4095 };
+
+// --- flags
+
+void dbt_flags_save(struct dbt_translation *t, unsigned temp)
+{
+    static const uint8_t save[] = {0x9f, 0x0f, 0x90, 0xc0}; // lahf; seto al
+    if (t->flags_in_slot)
+        return;
+    if (temp != CPU_RAX)
+        e_mov(&t->e, temp, CPU_RAX);
+    e_bytes(&t->e, save, sizeof save);
+    e_gs_store32(&t->e, CPU_RAX, offsetof(struct dbt_vcpu, flag_slot));
+    if (temp != CPU_RAX)
+        e_mov(&t->e, CPU_RAX, temp);
+    t->flags_in_slot = true;
+}
+
+void dbt_flags_restore(struct dbt_translation *t, unsigned temp)
+{
+    static const uint8_t restore[] = {0x04, 0x7f, 0x9e}; // add al, 0x7f: overflows if al is 1; sahf
+    if (!t->flags_in_slot)
+        return;
+    e_mov(&t->e, temp, CPU_RAX);
+    e_gs_load32(&t->e, CPU_RAX, offsetof(struct dbt_vcpu, flag_slot));
+    e_bytes(&t->e, restore, sizeof restore);
+    e_mov(&t->e, CPU_RAX, temp);
+    t->flags_in_slot = false;
+}
+
+void dbt_flags_free(struct dbt_translation *t, unsigned index, unsigned temp)
+{
+    if (t->insn[index].flags_live_in)
+        dbt_flags_save(t, temp);
+}
+
+// --- registers
+
+static uint16_t high_registers(const struct dbt_translation *t)
+{
+    return t->live & (1u << CPU_R14 | 1u << CPU_R15);
+}
+
+// Stores what the block has changed of R14 and R15; takes no register.
+static void store_high(struct dbt_translation *t)
+{
+    uint16_t changed = high_registers(t) & t->written;
+    for (unsigned r = CPU_R14; r <= CPU_R15; r++)
+        if (changed & 1u << r)
+            e_gs_store(&t->e, r, dbt_home(r));
+}
+
+static void load_borrowed(struct dbt_translation *t)
+{
+    uint16_t b = t->borrowed & ~(1u << CPU_R14 | 1u << CPU_R15);
+    for (unsigned r = 0; r < CPU_GPR_COUNT; r++)
+        if (b & 1u << r)
+            e_gs_load(&t->e, r, dbt_home(r));
+}
+
+static bool leaves_registers_alone(const struct dbt_translation *t)
+{
+    return !(high_registers(t) & t->written) && !(t->borrowed & ~(1u << CPU_R14 | 1u << CPU_R15));
+}
+
+// --- direct exits
+
+static unsigned new_exit(struct dbt_translation *t, unsigned index, uint64_t target)
+{
+    if (t->exits == MAX_EXITS) {
+        t->e.full = true;
+        return 0;
+    }
+    struct dbt_exit *x = &t->exit[t->exits];
+    *x = (struct dbt_exit){.target = target, .key = t->key & DBT_KEY_SPLIT};
+    x->far = ((target ^ t->rip) & (uint64_t)(int64_t)PAGE_MASK) != 0;
+    x->back = !x->far && target <= t->insn[index].rip;
+    return t->exits++;
+}
+
+// Writes the exit: registers, flags, jump (to the cold stub for now).
+static void write_exit(struct dbt_translation *t, unsigned index, unsigned x)
+{
+    // flags first: they need a scratch register, which may be a borrowed one
+    if (t->exit[x].far)
+        dbt_flags_save(t, t->s0);
+    else
+        dbt_flags_restore(t, t->s0);
+    store_high(t);
+    load_borrowed(t);
+    struct dbt_cold *c = dbt_cold(t, COLD_EXIT, index);
+    c->exit = x;
+    c->jump[0] = e_jmp(&t->e);
+    t->exit[x].jump = c->jump[0];
+}
+
+void dbt_exit_direct(struct dbt_translation *t, unsigned index, uint64_t target)
+{
+    write_exit(t, index, new_exit(t, index, target));
+}
+
+void dbt_exit_cond(struct dbt_translation *t, unsigned index, uint64_t target, unsigned cond)
+{
+    unsigned x = new_exit(t, index, target);
+    dbt_flags_restore(t, t->s0);
+    if (!t->exit[x].far && leaves_registers_alone(t)) {
+        struct dbt_cold *c = dbt_cold(t, COLD_EXIT, index);
+        c->exit = x;
+        c->jump[0] = e_jcc(&t->e, cond);
+        t->exit[x].jump = c->jump[0];
+        return;
+    }
+    uint8_t *over = e_jcc(&t->e, cond ^ 1);
+    write_exit(t, index, x);
+    t->flags_in_slot = false; // on the way past it nothing was saved
+    e_target(&t->e, over, t->e.p);
+}
+
+void dbt_exit_indirect(struct dbt_translation *t, unsigned target)
+{
+    dbt_flags_save(t, target == t->s0 ? t->pool[0] : t->s0);
+    store_high(t);
+    if (target != CPU_R14)
+        e_mov(&t->e, CPU_R14, target);
+    load_borrowed(t);
+    e_movzx16(&t->e, CPU_R15, CPU_R14);
+    e_jmp_gs(&t->e, CPU_R15, offsetof(struct dbt_vcpu, ibl) + (t->key & DBT_KEY_VIEW) * sizeof(uint64_t[DBT_IBL_SIZE]));
+}
+
+void dbt_exit_step(struct dbt_translation *t, unsigned index)
+{
+    unsigned x = new_exit(t, index, t->insn[index].rip);
+    t->exit[x].far = false;
+    dbt_flags_restore(t, t->s0);
+    store_high(t);
+    load_borrowed(t);
+    struct dbt_cold *c = dbt_cold(t, COLD_EXIT, index);
+    c->exit = x;
+    c->write = true; // a step, never linked
+    c->jump[0] = e_jmp(&t->e);
+}
+
+// --- cold paths
+
+// R14 = value; gs:[exit_arg] = R14; why; leave. R14 is at home by now.
+static void write_leave(struct dbt_translation *t, const void *arg, unsigned why, bool in_slot)
+{
+    struct emit *e = &t->e;
+    e_mov_imm(e, CPU_R14, (uintptr_t)arg);
+    e_gs_store(e, CPU_R14, offsetof(struct dbt_vcpu, exit_arg));
+    e_mov_imm(e, CPU_R14, why | (in_slot ? DBT_WHY_SLOT : 0));
+    e_gs_store32(e, CPU_R14, offsetof(struct dbt_vcpu, exit_why));
+    e_target(e, e_jmp(e), dbt_runtime(t->v)->leave);
+}
+
+static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
+{
+    struct emit *e = &t->e;
+    if (t->sites == MAX_SITES) {
+        e->full = true;
+        return;
+    }
+    unsigned s = t->s0;
+    if (c->kind == COLD_ACCESS) {
+        // The same computation as in the check, on the same registers.
+        dbt_emit_address(t, s, &c->mem, c->low);
+    } else {
+        s = c->reg == t->s0 ? t->pool[0] : t->s0;
+        e_lea(e, s, c->reg, NO_REG, 1, c->low);
+        e_gs(e, 0x03, s, offsetof(struct dbt_vcpu, stack_negative));
+    }
+    struct dbt_site *site = &t->site[t->sites];
+    *site = (struct dbt_site){.rip_offset = (uint16_t)(t->insn[c->insn].rip - t->rip),
+                              .flags_in_slot = c->flags_in_slot,
+                              .kind = c->kind == COLD_STACK ? DBT_SITE_STACK : DBT_SITE_ACCESS,
+                              .write = c->write,
+                              .span = (uint16_t)c->span,
+                              .retry = (uint32_t)(c->retry - t->start)};
+    e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_address));
+    e_mov_imm(e, s, (uintptr_t)(t->site_base + t->sites));
+    e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_arg));
+    e_target(e, e_jmp(e), dbt_runtime(t->v)->slow);
+    t->sites++;
+}
+
+void dbt_write_cold(struct dbt_translation *t)
+{
+    for (unsigned k = 0; k < t->colds && !t->e.full; k++) {
+        struct dbt_cold *c = &t->cold[k];
+        uint8_t *here = t->e.p;
+        e_target(&t->e, c->jump[0], here);
+        if (c->jump[1])
+            e_target(&t->e, c->jump[1], here);
+        switch (c->kind) {
+        case COLD_ACCESS:
+        case COLD_STACK:
+            write_slow(t, c);
+            break;
+        case COLD_EXIT:
+            t->exit[c->exit].stub = here;
+            write_leave(t, t->exit_base + c->exit, c->write ? DBT_WHY_STEP : DBT_WHY_LINK, t->exit[c->exit].far);
+            break;
+        case COLD_POLL:
+            write_leave(t, t->block, DBT_WHY_POLL, c->flags_in_slot);
+            break;
+        case COLD_FAR_MISS:
+            e_mov_imm(&t->e, CPU_R14, t->rip);
+            e_target(&t->e, e_jmp(&t->e), dbt_runtime(t->v)->indirect_miss);
+            break;
+        }
+    }
+}

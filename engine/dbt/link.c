@@ -1,0 +1,42 @@
+// The part of the code cache that is used between blocks (cache.h): finding a block, and linking it.
+//
+// Compiled for general registers only: see mmu.c.
+#include "engine/dbt/cache.h"
+
+struct dbt_runtime *dbt_runtime(struct dbt_vcpu *v)
+{
+    return &v->cache->runtime;
+}
+
+struct dbt_block *dbt_block_find(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, unsigned key)
+{
+    struct dbt_block *b = v->cache->hash[dbt_hash(rip, phys, key)];
+    while (b && (b->rip != rip || b->phys != phys || b->key != key))
+        b = b->next_hash;
+    return b;
+}
+
+void dbt_patch(struct dbt_exit *x, const uint8_t *target)
+{
+    int32_t d = (int32_t)(target - (x->jump + 4));
+    __builtin_memcpy(x->jump, &d, 4);
+}
+
+void dbt_link(struct dbt_vcpu *v, struct dbt_exit *x, struct dbt_block *to)
+{
+    struct dbt_cache *c = v->cache;
+    if (x->to || to->dead || x->from->dead)
+        return;
+    x->to = to;
+    x->next_in = to->links_in;
+    to->links_in = x;
+    uint32_t entry = x->far ? to->far : x->back ? to->back : to->near;
+    dbt_patch(x, c->rw + (to->code - c->rx) + entry);
+    v->count.links++;
+}
+
+void dbt_ibl_set(struct dbt_vcpu *v, struct dbt_block *b)
+{
+    if (!(b->key & DBT_KEY_SPLIT))
+        v->ibl[b->key & DBT_KEY_VIEW][b->rip & (DBT_IBL_SIZE - 1)] = (uint64_t)(uintptr_t)(b->code + b->indirect);
+}

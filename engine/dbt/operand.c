@@ -1,0 +1,297 @@
+// Memory operands: from a guest address to a host operand that has been checked.
+//
+// The check is  lea s, [address]; rorx a, s, 12; and a, mask; sub s, tag[a]; cmp s, 4096-size; ja slow  and then the
+// addend of the same slot gives the host address. One compare covers the tag, the rights (tag_r or tag_w) and the end
+// of the page.
+//
+// Where the address is base + constant, the addend stays in a register of the pool: later accesses off the same,
+// unchanged base that lie within what was checked cost nothing (a group). What lies ahead is looked at when the check
+// is made, so that it covers the whole group.
+//
+// [rsp + constant] needs none of this: see dbt_stack_check.
+#include "engine/dbt/translate.h"
+
+enum { GROUP_SPAN = 1024, PAGE = 4096, STACK_SPAN = 2048 };
+
+static size_t view_field(const struct dbt_translation *t, size_t field)
+{
+    return offsetof(struct dbt_vcpu, tlb) + (t->key & DBT_KEY_VIEW) * sizeof(struct dbt_tlb) + field;
+}
+
+struct dbt_cold *dbt_cold(struct dbt_translation *t, int kind, unsigned index)
+{
+    if (t->colds == MAX_COLD || t->sites + t->colds >= MAX_SITES + MAX_COLD) {
+        t->e.full = true;
+        return &t->cold[0];
+    }
+    struct dbt_cold *c = &t->cold[t->colds++];
+    memset(c, 0, sizeof *c);
+    c->kind = kind;
+    c->insn = index;
+    c->flags_in_slot = t->flags_in_slot;
+    return c;
+}
+
+void dbt_groups_drop(struct dbt_translation *t, uint16_t written)
+{
+    for (unsigned k = 0; k < t->pools; k++)
+        if (t->group[k].valid && written & 1u << t->group[k].base)
+            t->group[k].valid = false;
+}
+
+void dbt_emit_address(struct dbt_translation *t, unsigned reg, const struct dbt_mem *m, int32_t more)
+{
+    struct emit *e = &t->e;
+    if (m->rip_relative || (m->base == NO_REG && m->index == NO_REG)) {
+        uint64_t a = (uint64_t)m->disp + (uint64_t)(int64_t)more;
+        e_mov_imm(e, reg, m->addr32 ? (uint32_t)a : a);
+        if (m->seg) {
+            size_t base = offsetof(struct dbt_vcpu, i.s.seg) + m->seg * sizeof(struct cpu_segment) +
+                          offsetof(struct cpu_segment, base);
+            // lea can't take a gs: operand: load the base into the register and add the constant, or the other way
+            // round.
+            if (fits32((int64_t)a)) {
+                e_gs_load(e, reg, base);
+                e_lea(e, reg, reg, NO_REG, 1, (int32_t)a);
+            } else {
+                unsigned other = t->pool[0];
+                e_gs_load(e, other, base);
+                e_lea(e, reg, reg, other, 1, 0);
+                t->group[0].valid = false;
+            }
+        }
+        return;
+    }
+    int32_t disp = (int32_t)m->disp + more;
+    unsigned base = m->base, index = m->index, scale = m->scale;
+    if (base == CPU_RSP) { // the host's RSP is translated: back to the guest's
+        e_gs_load(e, reg, offsetof(struct dbt_vcpu, stack_negative));
+        e_lea(e, reg, reg, CPU_RSP, 1, m->addr32 ? 0 : disp);
+        if (m->addr32) {
+            e_lea32(e, reg, reg, index, scale, disp);
+        } else if (index != NO_REG) {
+            e_lea(e, reg, reg, index, scale, 0);
+        }
+    } else if (m->addr32) {
+        e_lea32(e, reg, base, index, scale, disp);
+    } else {
+        if (m->seg) {
+            e_gs_load(e, reg,
+                      offsetof(struct dbt_vcpu, i.s.seg) + m->seg * sizeof(struct cpu_segment) +
+                          offsetof(struct cpu_segment, base));
+            if (base != NO_REG)
+                e_lea(e, reg, reg, base, 1, disp);
+            if (index != NO_REG || base == NO_REG)
+                e_lea(e, reg, reg, index, scale, base == NO_REG ? disp : 0);
+            return;
+        }
+        e_lea(e, reg, base, index, scale, disp);
+        return;
+    }
+    if (m->seg) {
+        unsigned other = t->pool[0];
+        t->group[0].valid = false;
+        e_gs_load(e, other,
+                  offsetof(struct dbt_vcpu, i.s.seg) + m->seg * sizeof(struct cpu_segment) +
+                      offsetof(struct cpu_segment, base));
+        e_lea(e, reg, reg, other, 1, 0);
+    }
+}
+
+// s0 holds the address; `a` gets the slot number. Afterwards s0 is the offset in the page; flags are gone.
+static void emit_check(struct dbt_translation *t, unsigned index, const struct dbt_mem *m, unsigned a, int32_t low,
+                       unsigned span, bool write, uint8_t *retry)
+{
+    struct emit *e = &t->e;
+    e_rorx(e, a, t->s0, 12);
+    e_and32(e, a, DBT_TLB_SIZE - 1);
+    e_gs_indexed(e, 0x2b, t->s0, a,
+                 view_field(t, write ? offsetof(struct dbt_tlb, tag_w) : offsetof(struct dbt_tlb, tag_r)));
+    e_cmp_imm(e, t->s0, (int32_t)(PAGE - span));
+    struct dbt_cold *c = dbt_cold(t, COLD_ACCESS, index);
+    c->jump[0] = e_jcc(e, COND_A);
+    c->mem = *m;
+    c->low = low;
+    c->span = span;
+    c->write = write;
+    c->retry = retry;
+}
+
+// How far a group off `base` goes: looks ahead until base changes; widens [low, high) and the rights by what fits.
+static void look_ahead(const struct dbt_translation *t, unsigned index, unsigned base, struct dbt_group *g)
+{
+    for (unsigned k = index + 1; k < t->count && !(t->insn[k - 1].written & 1u << base); k++) {
+        const struct dbt_insn *i = &t->insn[k];
+        const struct dbt_mem *m = &i->mem;
+        bool same = m->present && m->base == base && m->index == NO_REG && !m->seg && !m->addr32 &&
+                    i->class != CLASS_LEA && i->class != CLASS_SKIP && fits32(m->disp) && fits32(m->disp + m->size);
+        if (!same)
+            continue;
+        int32_t low = (int32_t)m->disp < g->low ? (int32_t)m->disp : g->low;
+        int32_t end = (int32_t)m->disp + m->size;
+        int32_t high = end > g->high ? end : g->high;
+        if ((int64_t)high - low > GROUP_SPAN)
+            break;
+        g->low = low;
+        g->high = high;
+        g->write |= m->write;
+    }
+}
+
+static bool access_group(struct dbt_translation *t, unsigned index, const struct dbt_mem *m, struct dbt_place *p)
+{
+    int32_t low = (int32_t)m->disp, high = low + m->size;
+    for (unsigned k = 0; k < t->pools; k++) {
+        const struct dbt_group *g = &t->group[k];
+        if (g->valid && g->base == m->base && low >= g->low && high <= g->high && (g->write || !m->write)) {
+            *p = (struct dbt_place){t->pool[k], m->base, 1, low};
+            return true;
+        }
+    }
+    struct dbt_group g = {.valid = true, .write = m->write, .base = m->base, .low = low, .high = high};
+    if (!(t->key & DBT_KEY_SPLIT))
+        look_ahead(t, index, m->base, &g);
+    unsigned k = t->next_pool;
+    t->next_pool = (k + 1) % t->pools;
+    unsigned a = t->pool[k];
+    dbt_flags_free(t, index, t->s0);
+    uint8_t *retry = t->e.p;
+    t->group[k].valid = false;
+    dbt_emit_address(t, t->s0, m, g.low - low);
+    emit_check(t, index, m, a, g.low - low, (unsigned)(g.high - g.low), g.write, retry);
+    e_gs_indexed(&t->e, 0x8b, a, a, view_field(t, offsetof(struct dbt_tlb, addend)));
+    t->group[k] = g;
+    *p = (struct dbt_place){a, m->base, 1, low};
+    return true;
+}
+
+static bool access_constant(struct dbt_translation *t, unsigned index, const struct dbt_mem *m, struct dbt_place *p)
+{
+    uint64_t a = m->addr32 ? (uint32_t)m->disp : (uint64_t)m->disp, page = a & ~(uint64_t)(PAGE - 1);
+    if ((a & (PAGE - 1)) + m->size > PAGE)
+        return false;
+    unsigned slot = (unsigned)(a >> 12) & (DBT_TLB_SIZE - 1), r = t->pool[0];
+    size_t tag =
+        view_field(t, m->write ? offsetof(struct dbt_tlb, tag_w) : offsetof(struct dbt_tlb, tag_r)) + 8u * slot;
+    dbt_flags_free(t, index, t->s0);
+    uint8_t *retry = t->e.p;
+    struct emit *e = &t->e;
+    e_mov_imm(e, t->s0, page);
+    e_gs(e, 0x3b, t->s0, tag);
+    struct dbt_cold *c = dbt_cold(t, COLD_ACCESS, index);
+    c->jump[0] = e_jcc(e, COND_NE);
+    c->mem = *m;
+    c->span = m->size;
+    c->write = m->write;
+    c->retry = retry;
+    t->group[0].valid = false;
+    e_gs_load(e, r, view_field(t, offsetof(struct dbt_tlb, addend)) + 8u * slot);
+    *p = (struct dbt_place){t->s0, r, 1, (int32_t)(a & (PAGE - 1))};
+    return true;
+}
+
+bool dbt_access(struct dbt_translation *t, unsigned index, const struct dbt_mem *m, struct dbt_place *p)
+{
+    bool constant = m->base == NO_REG && m->index == NO_REG && !m->seg;
+    if (m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32 && !(t->key & DBT_KEY_SPLIT)) {
+        dbt_stack_check(t, index);
+        *p = (struct dbt_place){CPU_RSP, NO_REG, 1, (int32_t)m->disp};
+        return true;
+    }
+    if (constant)
+        return access_constant(t, index, m, p);
+    if (m->base != NO_REG && m->base != CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32)
+        return access_group(t, index, m, p);
+    dbt_flags_free(t, index, t->s0);
+    uint8_t *retry = t->e.p;
+    unsigned a = t->pool[0];
+    t->group[0].valid = false;
+    dbt_emit_address(t, t->s0, m, 0);
+    emit_check(t, index, m, a, 0, m->size, m->write, retry);
+    // s0 is the offset in the page now; the tag and the addend make it a host address.
+    size_t tag = m->write ? offsetof(struct dbt_tlb, tag_w) : offsetof(struct dbt_tlb, tag_r);
+    e_gs_indexed(&t->e, 0x03, t->s0, a, view_field(t, tag));
+    e_gs_indexed(&t->e, 0x03, t->s0, a, view_field(t, offsetof(struct dbt_tlb, addend)));
+    *p = (struct dbt_place){t->s0, NO_REG, 1, 0};
+    return true;
+}
+
+// --- the stack window
+
+// What stack bytes instruction i touches, relative to RSP before it. False: none.
+static bool stack_bytes(const struct dbt_insn *i, int32_t *low, int32_t *high)
+{
+    bool any = false;
+    *low = INT32_MAX;
+    *high = INT32_MIN;
+    if (i->class == CLASS_PUSH || i->class == CLASS_CALL || i->class == CLASS_CALL_INDIRECT) {
+        *low = -8;
+        *high = 0;
+        any = true;
+    } else if (i->class == CLASS_POP || i->class == CLASS_RET) {
+        *low = 0;
+        *high = 8;
+        any = true;
+    }
+    const struct dbt_mem *m = &i->mem;
+    if (m->present && m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32 && i->class != CLASS_LEA &&
+        i->class != CLASS_SKIP && i->class != CLASS_RSP_ADD && i->class != CLASS_STEP) {
+        int32_t a = (int32_t)m->disp, b = a + m->size;
+        *low = a < *low ? a : *low;
+        *high = b > *high ? b : *high;
+        any = true;
+    }
+    return any;
+}
+
+void dbt_stack_check(struct dbt_translation *t, unsigned index)
+{
+    if (index < t->stack_covered)
+        return;
+    int32_t low = INT32_MAX, high = INT32_MIN, at = 0;
+    unsigned k = index;
+    for (; k < t->count; k++) {
+        int32_t a, b;
+        const struct dbt_insn *i = &t->insn[k];
+        if (stack_bytes(i, &a, &b)) {
+            int32_t l = at + a < low ? at + a : low, h = at + b > high ? at + b : high;
+            if (h - l > STACK_SPAN && k > index)
+                break;
+            low = l;
+            high = h;
+        }
+        if (i->rsp_unknown || i->class == CLASS_STEP) {
+            k++;
+            break;
+        }
+        at += i->rsp_change;
+        if (i->class == CLASS_RET && i->z.operand_count_visible)
+            break;
+        if (at > 1 << 20 || at < -(1 << 20)) {
+            k++;
+            break;
+        }
+    }
+    t->stack_covered = k > index ? k : index + 1;
+    dbt_stack_check_reg(t, index, CPU_RSP, low, (unsigned)(high - low));
+}
+
+void dbt_stack_check_reg(struct dbt_translation *t, unsigned index, unsigned reg, int32_t low, unsigned span)
+{
+    struct emit *e = &t->e;
+    unsigned s = reg == t->s0 ? t->pool[0] : t->s0;
+    if (s == t->pool[0])
+        t->group[0].valid = false;
+    dbt_flags_free(t, index, s);
+    uint8_t *retry = e->p;
+    e_lea(e, s, reg, NO_REG, 1, low);
+    e_gs(e, 0x2b, s, offsetof(struct dbt_vcpu, stack_low));
+    e_cmp_imm(e, s, (int32_t)(PAGE - (int)span));
+    struct dbt_cold *c = dbt_cold(t, COLD_STACK, index);
+    c->jump[0] = e_jcc(e, COND_A);
+    c->reg = (uint8_t)reg;
+    c->low = low;
+    c->span = span;
+    c->write = true;
+    c->retry = retry;
+}

@@ -1,0 +1,235 @@
+// See run.h. Compiled for general registers only; what may use others is called after dbt_park().
+//
+// The loop: look at events; find the block at RIP; link the exit that led here; enter; see why it was left. Whatever
+// translated code does not do, interp_step() does.
+#include "engine/dbt/run.h"
+#include "engine/dbt/cache.h"
+#include "engine/dbt/fault.h"
+#include "engine/dbt/mmu.h"
+#include "engine/dbt/runtime.h"
+#include "engine/dbt/written.h"
+#include "engine/interp/run.h"
+#include "engine/interp/tlb.h"
+
+enum { XSTATE = XSTATE_X87 | XSTATE_SSE | XSTATE_AVX };
+
+void dbt_park(struct dbt_vcpu *v)
+{
+    static const uint32_t mxcsr = 0x1f80;
+    if (!v->fpu_live)
+        return;
+    v->fpu_live = false;
+    v->count.fpu_parks++;
+    __asm__ volatile("xsave64 %0\n\tvzeroupper\n\tfninit\n\tldmxcsr %1"
+                     : "+m"(v->i.s.xsave)
+                     : "m"(mxcsr), "a"(XSTATE), "d"(0));
+}
+
+void dbt_unpark(struct dbt_vcpu *v)
+{
+    if (v->fpu_live)
+        return;
+    v->fpu_live = true;
+    __asm__ volatile("xrstor64 %0" : : "m"(v->i.s.xsave), "a"(XSTATE), "d"(0));
+}
+
+// --- state at the moment of leaving
+
+static void take_flags(struct dbt_vcpu *v)
+{
+    uint64_t f = v->host_flags;
+    if (v->exit_why & DBT_WHY_SLOT) {
+        uint32_t slot = v->flag_slot;
+        f = (slot >> 8 & 0xd5) | (slot & 1) << 11;
+    }
+    v->i.s.rflags = (v->i.s.rflags & ~(uint64_t)RFLAGS_STATUS) | (f & RFLAGS_STATUS);
+}
+
+// `live`: guest registers that were in host registers.
+static void take_registers(struct dbt_vcpu *v, unsigned live)
+{
+    for (unsigned r = 0; r < CPU_GPR_COUNT; r++)
+        if (live & 1u << r)
+            v->i.s.gpr[r] = v->save[r];
+    v->i.s.gpr[CPU_RSP] = v->save[CPU_RSP] - v->stack_addend;
+    take_flags(v);
+}
+
+enum { BETWEEN = 0xffff & ~(1u << CPU_R14 | 1u << CPU_R15) }; // what is in registers between blocks
+
+// --- finding
+
+static bool fpu_usable(const struct cpu_state *s)
+{
+    uint64_t cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+    return !(s->cr0 & (CR0_TS | CR0_EM)) && (s->cr0 & CR0_NE) && (s->cr4 & cr4) == cr4 && (s->xcr0 & XSTATE) == XSTATE;
+}
+
+static unsigned key_now(const struct dbt_vcpu *v)
+{
+    return dbt_view_of(&v->i) | (fpu_usable(&v->i.s) ? DBT_KEY_FPU : 0);
+}
+
+static bool translatable(const struct dbt_vcpu *v)
+{
+    const struct interp_vcpu *i = &v->i;
+    return i->mode == MODE_LONG64 && (i->cpl == 0 || i->cpl == 3) && i->near != i->tlb->near[TLB_NONE];
+}
+
+static struct dbt_block *find(struct dbt_vcpu *v, unsigned key)
+{
+    struct interp_vcpu *i = &v->i;
+    uint64_t rip = i->s.rip, gpa;
+    const struct tlb_near_code *e = &i->near_code[tlb_code_index(rip)];
+    if (rip - e->la >= PAGE_SIZE) {
+        dbt_park(v);
+        i->fault.raised = false;
+        e = tlb_fetch(i, rip, &gpa);
+        i->fault.raised = false;
+        if (!e)
+            return NULL;
+    }
+    if (!e->global && (key & DBT_KEY_VIEW) != DBT_USER)
+        v->kernel_code_not_global = true;
+    gpa = e->gpa | (rip & (PAGE_SIZE - 1));
+    struct dbt_block *b = dbt_block_find(v, rip, gpa, key);
+    if (!b) {
+        dbt_park(v);
+        ram_mark_code(i, e->page);
+        b = dbt_block(v, rip, gpa, e->host, key);
+    } else {
+        v->itlb[(key & DBT_KEY_VIEW) == DBT_USER][dbt_itlb_slot(rip)] = b->page_id;
+    }
+    return b;
+}
+
+// --- the loop
+
+struct arrival {           // how we came to where we are
+    struct dbt_exit *link; // to be linked to the block found, or NULL
+    uint64_t flushes;      // of the cache, when link was noted
+    bool indirect;
+    unsigned key; // bits to be added
+};
+
+static void arrive(struct dbt_vcpu *v, const struct arrival *a, struct dbt_block *b)
+{
+    if (a->link && a->flushes == v->count.cache_flushes)
+        dbt_link(v, a->link, b);
+    if (a->indirect)
+        dbt_ibl_set(v, b);
+}
+
+static void step(struct dbt_vcpu *v)
+{
+    dbt_park(v);
+    v->count.steps++;
+    interp_step(&v->i);
+}
+
+static void left(struct dbt_vcpu *v, struct arrival *a)
+{
+    struct cpu_state *s = &v->i.s;
+    const struct dbt_exit *x = (const struct dbt_exit *)(uintptr_t)v->exit_arg;
+    const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
+    const struct dbt_block *b = (const struct dbt_block *)(uintptr_t)v->exit_arg;
+    *a = (struct arrival){0};
+    switch (v->exit_why & ~(unsigned)DBT_WHY_SLOT) {
+    case DBT_WHY_LINK:
+        take_registers(v, BETWEEN);
+        s->rip = x->target;
+        *a = (struct arrival){
+            .link = (struct dbt_exit *)(uintptr_t)v->exit_arg, .flushes = v->count.cache_flushes, .key = x->key};
+        break;
+    case DBT_WHY_STEP:
+        take_registers(v, BETWEEN);
+        s->rip = x->target;
+        step(v);
+        break;
+    case DBT_WHY_POLL:
+        take_registers(v, BETWEEN);
+        s->rip = b->rip;
+        a->key = b->key & DBT_KEY_SPLIT;
+        v->count.polls++;
+        break;
+    case DBT_WHY_INDIRECT:
+        take_registers(v, BETWEEN);
+        s->rip = v->exit_address;
+        a->indirect = true;
+        v->count.indirect_misses++;
+        break;
+    case DBT_WHY_SITE:
+        take_registers(v, site->block->live);
+        s->rip = site->block->rip + site->rip_offset;
+        step(v);
+        break;
+    case DBT_WHY_SPLIT:
+        take_registers(v, site->block->live);
+        s->rip = site->block->rip + site->rip_offset;
+        a->key = DBT_KEY_SPLIT;
+        break;
+    case DBT_WHY_FAULT:
+        take_registers(v, b->live);
+        s->rip = v->exit_address;
+        v->count.host_faults++;
+        step(v);
+        break;
+    }
+}
+
+static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
+{
+    v->enter_at = (uint64_t)(uintptr_t)(b->code + b->near);
+    v->host_flags = (v->i.s.rflags & RFLAGS_STATUS) | RFLAGS_FIXED | RFLAGS_IF;
+    dbt_unpark(v);
+    v->count.dispatches++;
+    dbt_runtime(v)->enter(v);
+}
+
+enum engine_exit dbt_run(struct dbt_vcpu *v, struct error *err)
+{
+    struct interp_vcpu *i = &v->i;
+    struct arrival a = {0};
+    struct dbt_thread thread;
+    int e = dbt_thread_enter(v, &thread, err);
+    if (e)
+        return ENGINE_EXIT_ERROR;
+    enum engine_exit how = ENGINE_EXIT_REQUESTED;
+    interp_guest_enter(i);
+    for (;;) {
+        __atomic_store_n(&v->poll, 0, __ATOMIC_SEQ_CST);
+        dbt_take_written(v);
+        if (interp_attention(i)) {
+            dbt_park(v);
+            enum interp_event event = interp_events(i);
+            if (event == EVENT_EXIT)
+                break;
+            if (event == EVENT_SHUTDOWN) {
+                how = ENGINE_EXIT_SHUTDOWN;
+                break;
+            }
+            if (event == EVENT_AGAIN) {
+                a = (struct arrival){0};
+                continue;
+            }
+            if (interp_stepping(i)) {
+                step(v);
+                a = (struct arrival){0};
+                continue;
+            }
+        }
+        struct dbt_block *b = translatable(v) ? find(v, key_now(v) | a.key) : NULL;
+        if (!b) {
+            step(v);
+            a = (struct arrival){0};
+            continue;
+        }
+        arrive(v, &a, b);
+        enter(v, b);
+        left(v, &a);
+    }
+    dbt_park(v);
+    interp_guest_leave(i);
+    dbt_thread_leave(&thread);
+    return how;
+}

@@ -1,0 +1,131 @@
+// Entering and leaving translated code: see runtime.h. Written with the emitter, because it needs the same field
+// offsets and the same registers as the blocks.
+#include "engine/dbt/runtime.h"
+#include "engine/dbt/cache.h"
+
+static const uint8_t callee_saved[] = {CPU_RBX, CPU_RBP, CPU_R12, CPU_R13, CPU_R14, CPU_R15};
+
+#define FIELD(name) offsetof(struct dbt_vcpu, name)
+
+static void push(struct emit *e, unsigned r)
+{
+    if (r & 8)
+        e8(e, 0x41);
+    e8(e, 0x50 | (r & 7));
+}
+
+static void pop(struct emit *e, unsigned r)
+{
+    if (r & 8)
+        e8(e, 0x41);
+    e8(e, 0x58 | (r & 7));
+}
+
+static void push_gs(struct emit *e, size_t field)
+{
+    e8(e, 0x65);
+    e8(e, 0xff);
+    e_mem(e, 6, NO_REG, NO_REG, 1, (int32_t)field);
+}
+
+static void pop_gs(struct emit *e, size_t field)
+{
+    e8(e, 0x65);
+    e8(e, 0x8f);
+    e_mem(e, 0, NO_REG, NO_REG, 1, (int32_t)field);
+}
+
+// Loads all registers from 16 fields, RSP (which gets `addend` added if has_addend) last.
+static void load_all(struct emit *e, size_t fields, bool translate_rsp)
+{
+    e_gs_load(e, CPU_RSP, fields + 8 * CPU_RSP);
+    if (translate_rsp) {
+        e_gs_load(e, CPU_RAX, FIELD(stack_addend));
+        e_lea(e, CPU_RSP, CPU_RSP, CPU_RAX, 1, 0);
+    }
+    for (unsigned r = 0; r < CPU_GPR_COUNT; r++)
+        if (r != CPU_RSP)
+            e_gs_load(e, r, fields + 8 * r);
+}
+
+static void store_all(struct emit *e, size_t fields)
+{
+    for (unsigned r = 0; r < CPU_GPR_COUNT; r++)
+        e_gs_store(e, r, fields + 8 * r);
+}
+
+static void write_enter(struct emit *e)
+{
+    for (unsigned k = 0; k < sizeof callee_saved; k++)
+        push(e, callee_saved[k]);
+    e_gs_store(e, CPU_RSP, FIELD(host_rsp));
+    push_gs(e, FIELD(host_flags));
+    e8(e, 0x9d); // popfq
+    load_all(e, FIELD(i.s.gpr), true);
+    e_jmp_gs(e, NO_REG, FIELD(enter_at));
+}
+
+// Registers are in save; back to who called enter.
+static void write_return(struct emit *e)
+{
+    for (unsigned k = sizeof callee_saved; k-- > 0;)
+        pop(e, callee_saved[k]);
+    e8(e, 0xc3);
+}
+
+static void write_leave(struct emit *e)
+{
+    store_all(e, FIELD(save));
+    e_gs_load(e, CPU_RSP, FIELD(host_rsp));
+    e8(e, 0x9c); // pushfq
+    pop_gs(e, FIELD(host_flags));
+    write_return(e);
+}
+
+static void write_slow(struct emit *e, struct dbt_vcpu *v)
+{
+    store_all(e, FIELD(save));
+    e_gs_load(e, CPU_RSP, FIELD(host_rsp));
+    // enter pushed six registers on a stack that was 8 off: 8 more make a call aligned
+    e_lea(e, CPU_RSP, CPU_RSP, NO_REG, 1, -8);
+    e_mov_imm(e, CPU_RDI, (uintptr_t)v);
+    e_mov_imm(e, CPU_RAX, (uintptr_t)dbt_slow);
+    e8(e, 0xff);
+    e8(e, 0xd0); // call rax
+    e8(e, 0x85);
+    e8(e, 0xc0); // test eax, eax
+    uint8_t *again = e_jcc(e, COND_NE);
+    e_lea(e, CPU_RSP, CPU_RSP, NO_REG, 1, 8);
+    write_return(e);
+    e_target(e, again, e->p);
+    load_all(e, FIELD(save), false);
+    e_jmp_gs(e, NO_REG, FIELD(enter_at));
+}
+
+static void write_indirect_miss(struct emit *e, const uint8_t *leave)
+{
+    e_gs_store(e, CPU_R14, FIELD(exit_address));
+    e_mov_imm(e, CPU_R14, DBT_WHY_INDIRECT | DBT_WHY_SLOT);
+    e_gs_store32(e, CPU_R14, FIELD(exit_why));
+    e_target(e, e_jmp(e), leave);
+}
+
+int dbt_runtime_write(struct dbt_vcpu *v)
+{
+    struct dbt_runtime *r = dbt_runtime(v);
+    struct emit e = dbt_cache_emitter(v);
+    void *enter = dbt_executable(v, e.p);
+    memcpy(&r->enter, &enter, sizeof enter);
+    write_enter(&e);
+    r->leave = e.p;
+    write_leave(&e);
+    r->slow = e.p;
+    write_slow(&e, v);
+    r->return_address = (uint64_t)(uintptr_t)dbt_executable(v, e.p);
+    write_return(&e);
+    r->indirect_miss = e.p;
+    r->indirect_miss_address = (uint64_t)(uintptr_t)dbt_executable(v, e.p);
+    write_indirect_miss(&e, r->leave);
+    dbt_cache_emitted(v, &e);
+    return e.full ? -1 : 0;
+}

@@ -1,0 +1,52 @@
+// The path that a missed check takes: fill the table and try again, or leave the block precisely before the
+// instruction.
+//
+// Compiled for general registers only; see mmu.c.
+#include "engine/dbt/mmu.h"
+#include "engine/dbt/run.h"
+#include "engine/dbt/runtime.h"
+#include "engine/interp/ram.h"
+
+static int leave(struct dbt_vcpu *v, unsigned why, const struct dbt_site *site)
+{
+    v->exit_why = why | (site->flags_in_slot ? DBT_WHY_SLOT : 0);
+    return 0;
+}
+
+static int again(struct dbt_vcpu *v, const struct dbt_site *site)
+{
+    dbt_unpark(v);
+    v->enter_at = (uint64_t)(uintptr_t)(site->block->code + site->retry);
+    return 1;
+}
+
+static int stack(struct dbt_vcpu *v, const struct dbt_site *site)
+{
+    uint64_t la = v->exit_address, offset = la & (PAGE_SIZE - 1);
+    uint8_t *host;
+    if (offset + site->span > PAGE_SIZE || !dbt_tlb_fill(v, la, true, &host)) {
+        v->count.stack_splits++;
+        return leave(v, DBT_WHY_SPLIT, site);
+    }
+    uint64_t addend = (uint64_t)(uintptr_t)host - (la - offset);
+    v->save[CPU_RSP] += addend - v->stack_addend;
+    v->stack_addend = addend;
+    v->stack_negative = -addend;
+    v->stack_low = (uint64_t)(uintptr_t)host;
+    v->count.stack_fills++;
+    return again(v, site);
+}
+
+int dbt_slow(struct dbt_vcpu *v)
+{
+    const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
+    if (site->kind == DBT_SITE_STACK)
+        return stack(v, site);
+    uint64_t offset = v->exit_address & (PAGE_SIZE - 1);
+    uint8_t *host;
+    if (offset + site->span > PAGE_SIZE)
+        return leave(v, site->block->key & DBT_KEY_SPLIT ? DBT_WHY_SITE : DBT_WHY_SPLIT, site);
+    if (!dbt_tlb_fill(v, v->exit_address, site->write, &host))
+        return leave(v, DBT_WHY_SITE, site);
+    return again(v, site);
+}
