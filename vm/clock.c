@@ -47,6 +47,7 @@ uint64_t vm_clock_tsc(const struct vm_clock *c)
         uint64_t tsc = atomic_load_explicit(&c->paused, memory_order_acquire)
                            ? atomic_load_explicit(&c->paused_tsc, memory_order_acquire)
                            : atomic_load_explicit(&c->tsc_offset, memory_order_acquire) + host_ticks(c);
+        __builtin_ia32_lfence(); // the counter is read before the sequence is looked at again
         if (!(sequence & 1) && sequence == atomic_load_explicit(&c->sequence, memory_order_relaxed))
             return tsc;
         __builtin_ia32_pause();
@@ -72,9 +73,8 @@ void vm_clock_pause(struct vm_clock *c)
 {
     if (c->is_virtual || c->paused)
         return;
-    uint64_t tsc = vm_clock_tsc(c);
-    c->sequence++;
-    c->paused_tsc = tsc;
+    c->sequence++; // first: nobody may read a time after the one that is kept
+    c->paused_tsc = c->tsc_offset + host_ticks(c);
     c->paused = true;
     c->sequence++;
 }

@@ -6,6 +6,10 @@
 // if the word has changed since it was looked at. No wake-up is lost and waking a vCPU that runs costs no system call.
 //
 // While it sleeps, the thread waits for its own timers' deadlines too (timer.h, vm_timer_bind).
+//
+// It does not poll before it sleeps. Measured with two vCPUs that wake each other in turns, polling for 20 us made a
+// turn ten times faster as long as the kernel kept the threads on two CPUs, and slower by all of the 20 us when it put
+// both on one, which it likes to do with threads that wake each other.
 #include "vm/vcpu.h"
 #include "host/clock.h"
 #include "host/thread.h"
