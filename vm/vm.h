@@ -74,6 +74,8 @@ struct vm {
     struct vm_life *life; // private to vm.c
 };
 
+// log, loop, model and engine are the caller's and outlive the VM; the loop serves this VM alone and is not run again
+// after it. On failure nothing is left to destroy.
 int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engine_ops *engine,
             const struct cpu_model *model, struct error *err);
 void vm_destroy(struct vm *vm);

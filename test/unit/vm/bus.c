@@ -1,5 +1,6 @@
 // The buses: who answers, how accesses are split, what happens where nobody is, and ranges that move.
 #include "fake_vm.h"
+#include "host/thread.h"
 #include "unit.h"
 #include <errno.h>
 #include <stdio.h>
@@ -36,6 +37,7 @@ static const struct device_ops recorder_ops = {.name = "recorder", .read = recor
 struct bed {
     struct fake_vm f;
     struct recorder a, b;
+    struct device quiet, mover;
 };
 
 static int setup(void **state)
@@ -175,6 +177,68 @@ static void ranges_move_without_growing(void **state)
         assert_int_equal(fake_vm_read(&bed->f, 0x100000 + i * 0x1000 + 5, 1), 5);
 }
 
+// Readers on other threads, while ranges come, move and go: a range that stays always answers, and one that moves
+// answers with its own offset or not at all.
+struct reader {
+    struct fake_vm *f;
+    _Atomic uint32_t *done;
+    uint64_t wrong, answered, reads;
+};
+
+static uint64_t read_offset(struct device *d, struct bus_access a)
+{
+    (void)d;
+    return a.offset;
+}
+
+static const struct device_ops quiet_ops = {.name = "quiet", .unlocked = true, .read = read_offset};
+
+static void read_on(void *ctx)
+{
+    struct reader *r = ctx;
+    for (uint32_t i = 0; !*r->done; i++) {
+        uint64_t at = i % 61 * 8;
+        r->wrong += bus_read(&r->f->vm.mmio, 1, 0x100000 + at, 4) != at;
+        uint64_t moving = bus_read(&r->f->vm.mmio, 1, 0xe0000000 + i % 16 * 0x1000 + at, 4);
+        r->wrong += moving != at && moving != 0xffffffff;
+        r->answered += moving == at;
+        r->reads++;
+    }
+}
+
+static void ranges_move_under_readers(void **state)
+{
+    struct bed *bed = *state;
+    struct bus *mmio = &bed->f.vm.mmio;
+    _Atomic uint32_t done = 0;
+    struct error err;
+    device_add(&bed->f.vm, &bed->quiet, &quiet_ops, "quiet");
+    device_add(&bed->f.vm, &bed->mover, &quiet_ops, "mover");
+    assert_int_equal(bus_add(mmio, &(struct bus_range){.base = 0x100000, .size = 0x1000, .dev = &bed->quiet}, &err), 0);
+    struct reader reader[2];
+    struct thread *thread[2];
+    for (int i = 0; i < 2; i++) {
+        reader[i] = (struct reader){.f = &bed->f, .done = &done};
+        assert_int_equal(thread_create(&thread[i], "reader", read_on, &reader[i], NULL), 0);
+    }
+    for (unsigned i = 0; i < 50000; i++) {
+        struct bus_range r = {.base = 0xe0000000 + i % 16 * 0x1000, .size = 0x1000, .dev = &bed->mover};
+        assert_int_equal(bus_add(mmio, &r, &err), 0);
+        if (i % 1000 == 0) { // and one that stays: the table outgrows itself
+            r = (struct bus_range){.base = 0x10000000 + 0x1000 * i, .size = 0x800, .dev = &bed->mover, .region = 1 + i};
+            assert_int_equal(bus_add(mmio, &r, &err), 0);
+        }
+        bus_remove(mmio, &bed->mover, 0);
+    }
+    done = 1;
+    for (int i = 0; i < 2; i++) {
+        thread_join(thread[i]);
+        assert_int_equal(reader[i].wrong, 0);
+        print_message("%llu reads, %llu of the moving range answered\n", (unsigned long long)reader[i].reads,
+                      (unsigned long long)reader[i].answered);
+    }
+}
+
 static void traces_accesses(void **state)
 {
     struct bed *bed = *state;
@@ -198,6 +262,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(splits_at_the_edges, setup, teardown),
         cmocka_unit_test_setup_teardown(refuses_overlap_and_what_leaves_the_bus, setup, teardown),
         cmocka_unit_test_setup_teardown(ranges_move_without_growing, setup, teardown),
+        cmocka_unit_test_setup_teardown(ranges_move_under_readers, setup, teardown),
         cmocka_unit_test_setup_teardown(traces_accesses, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
