@@ -258,6 +258,7 @@ bool decode_insn(struct interp_vcpu *v, const uint8_t *bytes, unsigned available
     out->lock = (z.attributes & ZYDIS_ATTRIB_HAS_LOCK) != 0;
     out->rep = repeat_prefix(&z);
     out->cond = z.opcode & 15;
+    out->far = z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
     operands(out, &z, op);
     interp_fn fn = interp_gp_handler(out);
     if (!fn)

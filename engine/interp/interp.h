@@ -75,6 +75,7 @@ struct interp_insn {
     uint8_t lock, rep;          // rep: 0, 0xf3 or 0xf2
     uint8_t cond;               // Jcc, SETcc, CMOVcc: the low four bits of the opcode
     uint8_t ops;
+    uint8_t far;       // CALL, JMP, RET: 1 if it goes to another segment (a direct one has its pointer in disp:imm)
     uint16_t mnemonic; // ZydisMnemonic
     int64_t disp;      // also: selector of a direct far pointer, second immediate (ENTER's level, EXTRQ, INSERTQ)
     int64_t imm;       // sign-extended as the instruction does; relative branches: displacement; far pointers: offset
@@ -97,7 +98,8 @@ struct interp_vcpu {
     struct cpu_fault fault; // meaningful after INTERP_FAULT or a false from memory functions
     uint8_t cpl;     // copies that memory and decode functions need often; interp_mode_changed() sets them from s
     uint8_t mode;    // enum interp_mode
-    bool delivering; // inside of exception delivery: a further fault combines (deliver.c)
+    bool keep_rf; // the instruction has loaded RF itself (IRET, a task switch); see interp_after_debug
+    bool no_step; // it is not single-stepped by the TF from before it (SYSCALL, INT n, ...)
     struct interp_tlb *tlb;
     struct tlb_near *near; // of tlb: the tables in force
     struct tlb_near_code *near_code;
