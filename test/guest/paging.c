@@ -30,56 +30,22 @@ static u8 peek(ulong va)
 
 // ---- permissions ----
 
-// What the manual says (4.6.1): NO_FAULT or the error code, for rights gathered over all levels.
-static int model(enum access access, enum ring ring, u64 rights, ulong cr0, ulong cr4, ulong flags)
+static unsigned level_under_test;
+static u64 entry_under_test;
+
+static void apply(u64 rights)
 {
-    bool user_page = rights & U, may_write = rights & W, never_execute = rights & NX;
-    bool fault;
-    if (ring == USER)
-        fault =
-            !user_page || ((access == WRITE || access == RMW) && !may_write) || (access == EXECUTE && never_execute);
-    else if (access == EXECUTE)
-        fault = never_execute || (user_page && (cr4 & CR4_SMEP));
-    else
-        fault =
-            (user_page && (cr4 & CR4_SMAP) && !(flags & FLAG_AC)) || (access != READ && !may_write && (cr0 & CR0_WP));
-    if (!fault)
-        return NO_FAULT;
-    return PF_P | (access == WRITE || access == RMW ? PF_W : 0) | (ring == USER ? PF_U : 0) |
-           (access == EXECUTE ? PF_I : 0);
+    set(entry_of(V, level_under_test), (entry_under_test & ~(W | U | NX)) | rights);
+    invlpg(V);
 }
 
-// All eight rights at one level (the others allow everything), all accesses, both rings.
 static void permissions_at(unsigned level, const char *name, ulong flags)
 {
-    ulong cr0 = read_cr0(), cr4 = read_cr4();
-    unsigned accesses = 0, faults = 0;
-    u64 *entry = entry_of(V, level), old = get(entry);
-    for (unsigned r = 0; r < 8; r++) {
-        u64 rights = (r & 1 ? W : 0) | (r & 2 ? U : 0) | (r & 4 ? NX : 0);
-        set(entry, (old & ~(W | U | NX)) | rights);
-        invlpg(V);
-        for (enum access access = READ; access <= EXECUTE; access++) {
-            for (enum ring ring = KERNEL; ring <= USER; ring++) {
-                *(volatile u16 *)page_a = 0x80cd; // int $DONE, spoilt by the writes
-                int want = model(access, ring, rights, cr0, cr4, flags), got = probe(access, ring, V, flags);
-                accesses++;
-                faults += want >= 0;
-                if (got != want) {
-                    verdict(name, false);
-                    say("level %u, rights %x, access %u, ring %u: got %t cr2=%x, want %x\n", level, (ulong)r, access,
-                        ring, last.vector, (long)last.error, last.cr2, (ulong)want);
-                    set(entry, old);
-                    invlpg(V);
-                    return;
-                }
-            }
-        }
-    }
-    set(entry, old);
+    level_under_test = level;
+    entry_under_test = get(entry_of(V, level));
+    check_rights(name, V, W | U | NX, apply, page_a, flags);
+    set(entry_of(V, level), entry_under_test);
     invlpg(V);
-    verdict(name, true);
-    say("%u accesses, %u faults\n", accesses, faults);
 }
 
 static void permissions(void)

@@ -72,17 +72,16 @@ multiboot_entry:
 
 /*
  * enter_long_mode: 32-bit, paging off, flat segments, called near with the return address on the stack. Returns to it
- * in 64-bit mode. Also the last step of an application processor's start and of the way back from real mode.
+ * in 64-bit mode, with CR3 and CR4 out of long_mode_cr3 and long_mode_cr4. Keeps EBX, ESI, EDI and EBP. Also the last
+ * step of an application processor's start and of the way back from real mode.
  */
     .code32
     .globl enter_long_mode
 enter_long_mode:
-    pop %edx
-    mov $0x620, %eax                    /* PAE, OSFXSR, OSXMMEXCPT */
+    mov long_mode_cr4, %eax
     mov %eax, %cr4
-    mov $pml4, %eax
+    mov long_mode_cr3, %eax
     mov %eax, %cr3
-    push %edx
     mov $0xc0000080, %ecx               /* EFER: LME, NXE */
     rdmsr
     or $0x900, %eax
@@ -93,6 +92,59 @@ enter_long_mode:
     ljmp $KCODE64, $4f
     .code64
 4:  jmp *%rdx
+
+/*
+ * leave_long_mode: the way back (SDM vol. 3, 10.8.5.4), called in 64-bit mode, returns in 32-bit protected mode without
+ * paging: to a compatibility mode segment, then PG off (which ends long mode: EFER.LMA follows PG), LME off.
+ */
+    .globl leave_long_mode
+leave_long_mode:
+    pop %rbp
+    push $KCODE32
+    push $5f
+    lretq
+    .code32
+5:  mov $KDATA, %eax
+    mov %eax, %ss
+    mov %cr0, %eax
+    and $~0x80000000, %eax
+    mov %eax, %cr0
+    mov $0xc0000080, %ecx
+    rdmsr
+    and $~0x100, %eax
+    wrmsr
+    jmp *%ebp
+    .code64
+
+/* void reenter_long_mode(u32 cr3, u32 cr4): out and in again, as a change of the number of paging levels needs it. */
+    .globl reenter_long_mode
+reenter_long_mode:
+    push %rbx
+    push %rbp
+    push %r12                           /* the 32-bit code between leaves R8 to R15 alone, but promises nothing */
+    push %r13
+    push %r14
+    push %r15
+    mov %edi, long_mode_cr3
+    mov %esi, long_mode_cr4
+    call leave_long_mode
+    .code32
+    call enter_long_mode
+    .code64
+    mov %esp, %esp                      /* what 32-bit code did to ESP left the upper half undefined */
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbp
+    pop %rbx
+    ret
+
+    .data
+    .balign 4
+    .globl long_mode_cr3, long_mode_cr4
+long_mode_cr3: .long pml4
+long_mode_cr4: .long 0x620              /* PAE, OSFXSR, OSXMMEXCPT */
 
     .data
     .balign 16

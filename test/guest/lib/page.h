@@ -29,3 +29,6 @@ void *new_page(void);
 u64 *entry_of(u64 va, unsigned level);
 // A 4 KiB page.
 void map(u64 va, u64 pa, u64 bits);
+
+// Leaves long mode and enters it again with other tables and CR4 (boot64.S).
+void reenter_long_mode(u32 cr3, u32 cr4);

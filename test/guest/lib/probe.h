@@ -12,3 +12,12 @@ enum ring { KERNEL, USER };
 int probe(enum access access, enum ring ring, ulong va, ulong flags);
 // The same, in ring 0 or 3 without flags, and one line: "ok   NAME: #PF(0007)".
 bool check_probe(const char *name, enum access access, enum ring ring, ulong va, int want);
+
+// All combinations of the rights in `bits` (of W, U and NX, as in a page table entry), all accesses, both rings,
+// against the manual's rules (SDM vol. 3, 4.6.1) under the present CR0 and CR4: one line. apply() puts rights into the
+// entry under test of va's translation, all others of which allow everything, and flushes; `page` is the page mapped
+// there.
+#define RIGHT_W 2ull
+#define RIGHT_U 4ull
+#define RIGHT_NX (1ull << 63)
+bool check_rights(const char *name, ulong va, u64 bits, void (*apply)(u64 rights), void *page, ulong flags);

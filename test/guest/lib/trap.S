@@ -194,6 +194,9 @@ enter_at:
     push 8(%edi)
     push 4(%edi)
     push (%edi)
+    mov $UDATA + 3, %eax                /* IRET to ring 3 takes away segments that ring 3 may not have */
+    mov %eax, %ds
+    mov %eax, %es
     mov 20(%edi), %eax
     mov 24(%edi), %ecx
     mov 28(%edi), %edx
