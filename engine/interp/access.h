@@ -68,6 +68,9 @@ static inline __attribute__((always_inline)) void access_stored(struct interp_vc
         ram_touched(v->vm, v, e->page, e->gpa + ((uint8_t *)p - e->host), size);
 }
 
+// Reads for a read-modify-write of 1, 2, 4 or 8 bytes: checked as a write, so that the write can't fail afterwards.
+bool access_read_for_write(struct interp_vcpu *v, unsigned seg, uint64_t offset, unsigned size, uint64_t *val);
+
 // The compiler must not split, merge or repeat guest accesses.
 #define ACCESS(bits, bytes)                                                                                            \
     static inline __attribute__((always_inline)) bool access_load##bytes(struct interp_vcpu *v, unsigned seg,          \

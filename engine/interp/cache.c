@@ -82,8 +82,7 @@ static uint8_t *block_bytes(const struct interp_block *b)
 // Host memory of the block's first and second part, as the region table says now.
 static const uint8_t *memory_of(const struct interp_vcpu *v, uint64_t gpa)
 {
-    const struct ram_region *r = ram_find(&v->vm->ram, gpa);
-    return r ? r->host + (gpa - r->gpa) : NULL;
+    return ram_at(&v->vm->ram, gpa);
 }
 
 static unsigned first_part(const struct interp_block *b)

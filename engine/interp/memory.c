@@ -252,3 +252,18 @@ void interp_host_written(struct interp_vcpu *v, uint64_t la, unsigned size)
     if (hit.page && (*hit.page & (PAGE_CODE | PAGE_LOG)))
         ram_touched(v->vm, v, hit.page, hit.gpa, size);
 }
+
+bool access_read_for_write(struct interp_vcpu *v, unsigned seg, uint64_t offset, unsigned size, uint64_t *val)
+{
+    uint64_t la;
+    struct pieces p;
+    if (!interp_linear(v, seg, offset, size, CPU_WRITE, &la) || !aligned(v, la, size) ||
+        !translate(v, la, size, CPU_WRITE, TLB_AS_CPL, &p))
+        return false;
+    *val = 0;
+    for (unsigned n = 0; n < 2; n++) // ROM is read from memory, though writes to it go to a device
+        if (p.size[n] && !p.hit[n].host)
+            p.hit[n].host = ram_at(&v->vm->ram, p.hit[n].gpa);
+    move_in(v, &p, (uint8_t *)val);
+    return true;
+}

@@ -62,6 +62,13 @@ static inline const struct ram_region *ram_find(const struct interp_ram *r, uint
     return NULL;
 }
 
+// Host address of a byte of guest memory, or NULL. Good up to the end of its page.
+static inline uint8_t *ram_at(const struct interp_ram *r, uint64_t gpa)
+{
+    const struct ram_region *g = ram_find(r, gpa);
+    return g ? g->host + (gpa - g->gpa) : NULL;
+}
+
 // After a write to [gpa, gpa+size) of one page whose word has PAGE_CODE or PAGE_LOG. `v` is the vCPU that wrote (its
 // own current block is checked at once), or NULL.
 void ram_touched(struct interp_vm *vm, struct interp_vcpu *v, page_word *page, uint64_t gpa, unsigned size);
