@@ -242,7 +242,7 @@ static void count(_Atomic uint64_t *counter, bool locked)
 static void trace(struct bus *b, unsigned cpu, const char *verb, uint64_t addr, unsigned size, uint64_t val,
                   const char *who)
 {
-    unsigned kind = b == &b->vm->ports ? TRACE_PIO : TRACE_MMIO;
+    unsigned kind = TRACE_EXITS | (b == &b->vm->ports ? TRACE_PIO : TRACE_MMIO);
     if (log_tracing(b->vm->log, kind))
         log_trace(b->vm->log, kind, "cpu%u %s %s 0x%" PRIx64 " size %u = 0x%" PRIx64 " %s", cpu, b->name, verb, addr,
                   size, val, who);

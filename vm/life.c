@@ -208,6 +208,8 @@ static void run_engine(struct vcpu *v)
             break;
         }
         atomic_fetch_add_explicit(&v->count.exits, 1, memory_order_relaxed);
+        if (log_tracing(vm->log, TRACE_EXITS))
+            log_trace(vm->log, TRACE_EXITS, "cpu%u leaves the engine", v->id);
     }
 }
 

@@ -15,7 +15,8 @@ static int reset_cpu(struct vm *vm, unsigned id, struct error *err)
             return e;
     }
     // What was signalled before the reset is gone with it. An order to stop is not: its sender has set `command` too.
-    engine->pending = 0;
+    // Other bits are the engine's own.
+    engine->pending &= ~(uint32_t)(ENGINE_INTR | ENGINE_NMI | ENGINE_INIT | ENGINE_SIPI | ENGINE_EXIT);
     return vm->engine_ops->set_state(engine, &s, CPU_GROUP_ALL, err);
 }
 

@@ -81,18 +81,32 @@ static void mmio_write(void *owner, uint64_t gpa, unsigned size, uint64_t val)
     bus_write(&v->vm->mmio, v->id, gpa, size, val);
 }
 
+// Exits are traced where they are handled: accesses on the bus (bus.c), the others here.
+static bool tracing(const struct vcpu *v)
+{
+    return log_tracing(v->vm->log, TRACE_EXITS);
+}
+
 static int msr_read(void *owner, uint32_t msr, uint64_t *val)
 {
     struct vcpu *v = owner;
     count(&v->count.msr_reads);
-    return vm_msr_read(v->vm, v->id, msr, val);
+    int e = vm_msr_read(v->vm, v->id, msr, val);
+    if (tracing(v))
+        log_trace(v->vm->log, TRACE_EXITS, "cpu%u rdmsr 0x%" PRIx32 " = 0x%" PRIx64 "%s", v->id, msr, e ? 0 : *val,
+                  e ? " #GP" : "");
+    return e;
 }
 
 static int msr_write(void *owner, uint32_t msr, uint64_t val)
 {
     struct vcpu *v = owner;
     count(&v->count.msr_writes);
-    return vm_msr_write(v->vm, v->id, msr, val);
+    int e = vm_msr_write(v->vm, v->id, msr, val);
+    if (tracing(v))
+        log_trace(v->vm->log, TRACE_EXITS, "cpu%u wrmsr 0x%" PRIx32 " = 0x%" PRIx64 "%s", v->id, msr, val,
+                  e ? " #GP" : "");
+    return e;
 }
 
 static uint64_t tpr_read(void *owner)
@@ -137,6 +151,8 @@ static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4])
     struct vcpu *v = owner;
     (void)arg;
     count(&v->count.hypercalls);
+    if (tracing(v))
+        log_trace(v->vm->log, TRACE_EXITS, "cpu%u hypercall %" PRIu64, v->id, nr);
     log_guest(v->vm->log, "hypercall %" PRIu64 ": unknown", nr);
     return (uint64_t)-ENOSYS;
 }
@@ -147,6 +163,8 @@ static void halt(void *owner, unsigned mask)
     _Atomic uint32_t *pending = &v->engine->pending;
     mask |= ENGINE_EXIT;
     count(&v->count.halts);
+    if (tracing(v))
+        log_trace(v->vm->log, TRACE_EXITS, "cpu%u halts", v->id);
     if (atomic_load(pending) & mask)
         return;
     atomic_store_explicit(&v->asleep, true, memory_order_seq_cst);

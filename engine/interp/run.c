@@ -92,6 +92,11 @@ static void reset_by_init(struct interp_vcpu *v)
     cpu_init(&v->s, v->base.id == 0);
     interp_mode_changed(v);
     interp_tlb_flush_all(v);
+    if (v->base.vm->config.up->init) { // its local APIC takes the INIT too
+        world_leave(v);
+        v->base.vm->config.up->init(v->base.owner);
+        world_enter(v);
+    }
 }
 
 static void sleep_until(struct interp_vcpu *v, uint32_t mask)

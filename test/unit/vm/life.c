@@ -4,6 +4,7 @@
 #include "host/thread.h"
 #include "unit.h"
 #include <errno.h>
+#include <stdio.h>
 #include <time.h>
 
 static void sleep_us(long us)
@@ -209,12 +210,62 @@ static void a_reset_forgets_signals(void **state)
     struct bed bed;
     bed_init(&bed, 2, spin_step);
     vcpu_signal(&bed.vm, 1, VCPU_INIT | VCPU_NMI | VCPU_INTR);
+    vm_engine_vcpu(&bed.vm, 1)->pending |= 1u << 31; // the engine's own
     struct error err;
     assert_int_equal(vm_reset(&bed.vm, &err), 0);
-    assert_int_equal(vm_engine_vcpu(&bed.vm, 1)->pending, 0);
+    assert_int_equal(vm_engine_vcpu(&bed.vm, 1)->pending, 1u << 31);
     assert_int_equal(script_vcpu(&bed.vm, 0)->state.ev.activity, CPU_RUNNING);
     assert_int_equal(script_vcpu(&bed.vm, 1)->state.ev.activity, CPU_WAIT_SIPI);
     vm_kill(&bed.vm);
+    bed_destroy(&bed);
+}
+
+// --- traces of exits
+
+static char traced[1024];
+
+static void take_line(void *ctx, const char *line)
+{
+    (void)ctx;
+    size_t n = strlen(traced);
+    snprintf(traced + n, sizeof traced - n, "%s\n", line);
+}
+
+static enum script traced_step(struct script_vcpu *v)
+{
+    const struct engine_upcalls *up = v->base.vm->config.up;
+    uint64_t val;
+    assert_int_equal(up->msr_read(v->base.owner, 0x123, &val), -1);
+    assert_int_equal(up->msr_write(v->base.owner, 0x123, 5), -1);
+    assert_true(up->hypercall(v->base.owner, 9, (uint64_t[4]){0}) == (uint64_t)-ENOSYS);
+    assert_int_equal(up->tpr_read(v->base.owner), 0); // this machine has none
+    up->tpr_write(v->base.owner, 1);
+    assert_true(up->mmio_read(v->base.owner, 0x1000, 8) == UINT64_MAX);
+    up->mmio_write(v->base.owner, 0x1000, 2, 7);
+    assert_int_equal(script_in(v, 0x600, 1), 0xff);
+    vcpu_signal(&bed_of(v)->vm, 0, VCPU_INTR);
+    up->halt(v->base.owner, ENGINE_INTR);
+    script_out(v, 0x600, 1, BOARD_POWEROFF);
+    return SCRIPT_GO;
+}
+
+static void tells_of_exits(void **state)
+{
+    (void)state;
+    struct bed bed;
+    bed_init(&bed, 1, traced_step);
+    bed.log = (struct log){.level = LOG_ERROR, .trace = TRACE_EXITS, .sink = take_line};
+    traced[0] = 0;
+    assert_int_equal(bed_run(&bed), VM_END_POWEROFF);
+    assert_string_equal(traced, "trace: cpu0 rdmsr 0x123 = 0x0 #GP\n"
+                                "trace: cpu0 wrmsr 0x123 = 0x5 #GP\n"
+                                "trace: cpu0 hypercall 9\n"
+                                "trace: cpu0 mmio read 0x1000 size 8 = 0xffffffffffffffff nobody\n"
+                                "trace: cpu0 mmio write 0x1000 size 2 = 0x7 nobody\n"
+                                "trace: cpu0 port read 0x600 size 1 = 0xff board\n"
+                                "trace: cpu0 halts\n"
+                                "trace: cpu0 port write 0x600 size 1 = 0x1 board\n"
+                                "trace: cpu0 leaves the engine\n");
     bed_destroy(&bed);
 }
 
@@ -515,21 +566,14 @@ static void two_live_side_by_side(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ends_by_the_guest),
-        cmocka_unit_test(ends_by_a_crash),
-        cmocka_unit_test(ends_from_outside),
-        cmocka_unit_test(cannot_run_without),
-        cmocka_unit_test(resets_again_and_again),
-        cmocka_unit_test(a_reset_that_fails_is_a_crash),
-        cmocka_unit_test(a_reset_forgets_signals),
-        cmocka_unit_test(starts_another_processor),
-        cmocka_unit_test(pauses_stop_cpus_and_time),
-        cmocka_unit_test(killed_while_paused),
-        cmocka_unit_test(no_wake_up_is_lost),
-        cmocka_unit_test(timers_wake_and_interrupt),
-        cmocka_unit_test(a_sleeper_s_timer_can_be_set_earlier),
-        cmocka_unit_test(survives_a_storm),
-        cmocka_unit_test(two_live_side_by_side),
+        cmocka_unit_test(ends_by_the_guest),         cmocka_unit_test(ends_by_a_crash),
+        cmocka_unit_test(ends_from_outside),         cmocka_unit_test(cannot_run_without),
+        cmocka_unit_test(resets_again_and_again),    cmocka_unit_test(a_reset_that_fails_is_a_crash),
+        cmocka_unit_test(a_reset_forgets_signals),   cmocka_unit_test(tells_of_exits),
+        cmocka_unit_test(starts_another_processor),  cmocka_unit_test(pauses_stop_cpus_and_time),
+        cmocka_unit_test(killed_while_paused),       cmocka_unit_test(no_wake_up_is_lost),
+        cmocka_unit_test(timers_wake_and_interrupt), cmocka_unit_test(a_sleeper_s_timer_can_be_set_earlier),
+        cmocka_unit_test(survives_a_storm),          cmocka_unit_test(two_live_side_by_side),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
