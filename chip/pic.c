@@ -183,6 +183,7 @@ static void write_data(struct pic_chip *c, uint8_t val)
 {
     switch (c->step) {
     case 0:
+    case 1:
         c->imr = val;
         break;
     case 2:
@@ -252,7 +253,7 @@ static void pic_reset(struct device *d)
     struct pic *p = (struct pic *)d;
     for (unsigned i = 0; i < 2; i++) {
         initialize(&p->chip[i], 0);
-        p->chip[i].step = 0;
+        p->chip[i].step = 1;
         p->chip[i].elcr = p->chip[i].irr = 0;
     }
     update(p);
@@ -263,7 +264,7 @@ static int pic_loaded(struct device *d)
     struct pic *p = (struct pic *)d;
     for (unsigned i = 0; i < 2; i++) {
         struct pic_chip *c = &p->chip[i];
-        if (c->lowest > 7 || c->step > 4 || c->step == 1)
+        if (c->lowest > 7 || c->step > 4)
             return -EINVAL;
     }
     cascade(p);

@@ -14,7 +14,7 @@ struct pic_chip {
     uint8_t lines; // levels of the inputs
     uint8_t elcr;  // 1: level-triggered
     uint8_t icw1, icw2, icw4;
-    uint8_t step;        // initialization: which ICW is next (2, 3, 4), 0 when done
+    uint8_t step;        // initialization: which ICW is next (1 after power-on, 2, 3, 4), 0 when done; else quiet
     uint8_t lowest;      // line with the lowest priority; 7 without rotation
     uint8_t read_isr;    // OCW3: a read gives ISR instead of IRR
     uint8_t poll;        // OCW3: the next read is a poll

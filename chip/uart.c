@@ -112,8 +112,10 @@ static void empty(struct uart *u)
 
 static void ask_for_more(struct uart *u)
 {
-    if (u->stream && u->fifo_count < capacity(u) && !(u->mcr & MCR_LOOP))
-        u->stream->ops->ready(u->stream);
+    if (!u->refused || u->fifo_count == capacity(u) || (u->mcr & MCR_LOOP))
+        return;
+    u->refused = false;
+    u->stream->ops->ready(u->stream);
 }
 
 // Called on the event loop's thread.
@@ -129,6 +131,7 @@ static size_t receive(void *ctx, const uint8_t *data, size_t size)
         start_timeout(u);
         update(u);
     }
+    u->refused = n < size;
     vm_unlock(&u->dev.lock);
     return n;
 }

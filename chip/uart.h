@@ -22,6 +22,7 @@ struct uart {
     uint8_t timed_out; // the character timeout interrupt: bytes lie in the FIFO untouched
     uint8_t fifo[UART_FIFO];
     uint8_t fifo_start, fifo_count;
+    bool refused; // input that did not fit waits in the stream
     struct vm_timer timeout;
     uint64_t timeout_at; // guest ns, VM_TIMER_NEVER if not running
     struct irq_line irq;

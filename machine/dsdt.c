@@ -150,7 +150,6 @@ static void virtio_mmio(struct aml *a, const struct acpi_description *d)
         aml_name(a, "_HID");
         aml_string(a, "LNRO0005");
         named_int(a, "_UID", i);
-        named_int(a, "_CCA", 1);
         aml_name(a, "_CRS");
         aml_resources(a);
         aml_memory32(a, m->base, m->size);

@@ -114,7 +114,7 @@ static void on_log(void *ctx, const char *line)
     snprintf(f->last_log, sizeof f->last_log, "%s", line);
 }
 
-void fake_vm_init(struct fake_vm *f, unsigned cpus)
+void fake_vm_init_bare(struct fake_vm *f, unsigned cpus)
 {
     memset(f, 0, sizeof *f);
     f->log = (struct log){.level = LOG_WARN, .sink = on_log, .ctx = f, .guest_budget = 1000};
@@ -126,6 +126,12 @@ void fake_vm_init(struct fake_vm *f, unsigned cpus)
         fail_msg("%s", err.text);
     f->vm.no_reboot = true;
     f->vm.irq.to = (struct irq_controllers){.ctx = f, .line = on_line, .msi = on_msi};
+}
+
+void fake_vm_init(struct fake_vm *f, unsigned cpus)
+{
+    struct error err;
+    fake_vm_init_bare(f, cpus);
     f->ram = aligned_alloc(4096, FAKE_VM_RAM);
     assert_non_null(f->ram);
     memset(f->ram, 0, FAKE_VM_RAM);

@@ -42,7 +42,8 @@ struct fake_vm {
     char last_log[512];
 };
 
-void fake_vm_init(struct fake_vm *f, unsigned cpus); // fails the test if it can't
+void fake_vm_init(struct fake_vm *f, unsigned cpus);      // fails the test if it can't
+void fake_vm_init_bare(struct fake_vm *f, unsigned cpus); // without RAM, for tests of whole machines
 void fake_vm_destroy(struct fake_vm *f);
 void fake_vm_reset(struct fake_vm *f); // all devices
 
