@@ -69,13 +69,13 @@ static bool take(struct load *l, uint64_t base, uint64_t size)
     return true;
 }
 
-uint64_t load_ram_total(const struct load *l)
+unsigned load_ram_mib(const struct load *l)
 {
     uint64_t total = 0;
     for (unsigned i = 0; i < l->map->count; i++)
         if (l->map->range[i].type == BOOT_RAM)
             total += l->map->range[i].size;
-    return total;
+    return (total + 0xfffff) >> 20;
 }
 
 int load_claim(struct load *l, uint64_t base, uint64_t size, const char *what, struct error *err)
@@ -88,9 +88,9 @@ int load_claim(struct load *l, uint64_t base, uint64_t size, const char *what, s
         ram = r->type == BOOT_RAM && base >= r->base && size <= r->size && base - r->base <= r->size - size;
     }
     if (!ram)
-        return error_set(err, ENOMEM, "kernel %s: %s at 0x%llx, %llu KiB, lies outside of the %llu MiB of memory",
+        return error_set(err, ENOMEM, "kernel %s: %s at 0x%llx, %llu KiB, lies outside of the %u MiB of memory",
                          l->source->kernel_name, what, (unsigned long long)base,
-                         (unsigned long long)(size + 1023) / 1024, (unsigned long long)load_ram_total(l) >> 20);
+                         (unsigned long long)(size + 1023) / 1024, load_ram_mib(l));
     for (unsigned i = 0; i < l->claims; i++)
         if (overlaps(base, size, l->claim[i].base, l->claim[i].size))
             return error_set(err, ENOEXEC, "kernel %s: %s at 0x%llx overlaps another part", l->source->kernel_name,
@@ -153,9 +153,9 @@ int load_initrd(struct load *l, uint64_t max, uint64_t *at, struct error *err)
     const struct boot_source *s = l->source;
     if (load_find(l, at, s->initrd_size, 4096, 0x100000, max, true) < 0)
         return error_set(err, ENOMEM,
-                         "initrd %s: %llu KiB do not fit beside the kernel into %llu MiB of memory (below 0x%llx)",
-                         s->initrd_name, (unsigned long long)(s->initrd_size + 1023) / 1024,
-                         (unsigned long long)load_ram_total(l) >> 20, (unsigned long long)max);
+                         "initrd %s: %llu KiB do not fit beside the kernel into %u MiB of memory (below 0x%llx)",
+                         s->initrd_name, (unsigned long long)(s->initrd_size + 1023) / 1024, load_ram_mib(l),
+                         (unsigned long long)max);
     return load_write(l, *at, s->initrd, s->initrd_size, err);
 }
 

@@ -98,9 +98,8 @@ static int place_kernel(struct kernel *k, struct load *l, struct error *err)
     bool movable = k->file[HDR_RELOCATABLE] && align && !(align & (align - 1));
     if (movable && load_find(l, &k->at, k->memory, align, 0x100000, 1ull << 32, false) == 0)
         return 0;
-    return error_set(err, ENOMEM, "kernel %s: needs %llu MiB of memory from 0x%llx on; the machine has %llu MiB",
-                     k->name, (unsigned long long)(k->memory + 0xfffff) >> 20, (unsigned long long)preferred,
-                     (unsigned long long)load_ram_total(l) >> 20);
+    return error_set(err, ENOMEM, "kernel %s: needs %llu MiB of memory from 0x%llx on; the machine has %u MiB", k->name,
+                     (unsigned long long)(k->memory + 0xfffff) >> 20, (unsigned long long)preferred, load_ram_mib(l));
 }
 
 static void put32(uint8_t *page, unsigned offset, uint32_t val)

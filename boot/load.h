@@ -41,7 +41,7 @@ int load_write(struct load *l, uint64_t gpa, const void *data, uint64_t size, st
 int load_zero(struct load *l, uint64_t gpa, uint64_t size, struct error *err);
 // Places the initrd as high as it goes below `max`.
 int load_initrd(struct load *l, uint64_t max, uint64_t *at, struct error *err);
-uint64_t load_ram_total(const struct load *l); // bytes
+unsigned load_ram_mib(const struct load *l); // MiB of RAM, rounded up: what the user asked for
 
 // Little-endian numbers of a file, at any alignment. The caller has checked that they are within it.
 uint16_t load_u16(const void *p, size_t offset);

@@ -170,17 +170,16 @@ static int add_info(struct load *l, uint64_t end, uint32_t *info_at, struct erro
     if (s->cmdline)
         size += strlen(s->cmdline);
     if (load_find(l, &at, size, 4096, end, 1ull << 32, false) < 0)
-        return error_set(err, ENOMEM, "kernel %s: no room for its boot information above it in %llu MiB of memory",
-                         s->kernel_name, (unsigned long long)load_ram_total(l) >> 20);
+        return error_set(err, ENOMEM, "kernel %s: no room for its boot information above it in %u MiB of memory",
+                         s->kernel_name, load_ram_mib(l));
     struct block b = {0};
     fill(&b, l, at);
     int r = write_string(l, b.info.cmdline, name, s->cmdline, &used, err);
     if (!r && module) {
         uint64_t module_at, name_at = b.info.cmdline + used;
         if (load_find(l, &module_at, s->initrd_size, 4096, at, 1ull << 32, false) < 0)
-            return error_set(err, ENOMEM, "initrd %s: %llu KiB do not fit beside the kernel into %llu MiB of memory",
-                             s->initrd_name, (unsigned long long)(s->initrd_size + 1023) / 1024,
-                             (unsigned long long)load_ram_total(l) >> 20);
+            return error_set(err, ENOMEM, "initrd %s: %llu KiB do not fit beside the kernel into %u MiB of memory",
+                             s->initrd_name, (unsigned long long)(s->initrd_size + 1023) / 1024, load_ram_mib(l));
         b.info.flags |= INFO_MODULES;
         b.info.mods_count = 1;
         b.info.mods_addr = at + offsetof(struct block, module);

@@ -16,6 +16,7 @@
 #include "chip/lapic.h"
 #include "chip/pic.h"
 #include "chip/pit.h"
+#include "chip/pvclock.h"
 #include "chip/rtc.h"
 #include "chip/uart.h"
 #include "machine/acpi.h"
@@ -192,6 +193,7 @@ static int add_chips(struct pc *pc, struct error *err)
     struct pit *pit;
     struct rtc *rtc;
     struct i8042 *i8042;
+    struct pvclock *pvclock;
     int r = pit_create(vm, GSI_PIT, &pit, err);
     if (!r)
         r = rtc_create(vm, GSI_RTC, &rtc, err);
@@ -199,6 +201,8 @@ static int add_chips(struct pc *pc, struct error *err)
         r = i8042_create(vm, GSI_KEYBOARD, &i8042, err);
     if (!r)
         r = acpi_pm_create(vm, GSI_SCI, &pc->acpi_pm, err);
+    if (!r && vm->model->config.paravirt)
+        r = pvclock_create(vm, &pvclock, err);
     if (r)
         return r;
     vm->power_button = power_button;
