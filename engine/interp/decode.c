@@ -155,7 +155,7 @@ static void hidden_memory(struct interp_insn *i, const ZydisDecodedInstruction *
 
 static void operands(struct interp_insn *i, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op)
 {
-    bool mem = false, imm = false;
+    bool mem = false, imm = false, disp = false; // seen; disp: `disp` holds something else than a displacement
     i->base = i->index = INSN_NONE;
     i->seg = CPU_DS;
     for (unsigned n = 0; n < z->operand_count_visible && n < 4; n++) {
@@ -174,6 +174,7 @@ static void operands(struct interp_insn *i, const ZydisDecodedInstruction *z, co
             break;
         case ZYDIS_OPERAND_TYPE_IMMEDIATE:
             o->kind = OPERAND_IMM;
+            disp |= imm;
             if (imm)
                 i->disp = op[n].imm.value.u;
             else
@@ -184,12 +185,13 @@ static void operands(struct interp_insn *i, const ZydisDecodedInstruction *z, co
             o->kind = OPERAND_IMM;
             i->imm = op[n].ptr.offset;
             i->disp = op[n].ptr.segment;
+            disp = true;
             break;
         default:
             o->kind = OPERAND_NONE;
         }
     }
-    if (!mem)
+    if (!mem && !disp)
         hidden_memory(i, z, op);
 }
 
