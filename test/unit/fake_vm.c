@@ -8,6 +8,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+
+enum { GUARD = 4096 };
 
 struct fake_engine_vm {
     struct engine_vm base;
@@ -132,9 +135,11 @@ void fake_vm_init(struct fake_vm *f, unsigned cpus)
 {
     struct error err;
     fake_vm_init_bare(f, cpus);
-    f->ram = aligned_alloc(4096, FAKE_VM_RAM);
-    assert_non_null(f->ram);
-    memset(f->ram, 0, FAKE_VM_RAM);
+    // Pages come into being as they are touched, so a VM costs little; what lies on either side faults.
+    void *map = mmap(NULL, FAKE_VM_RAM + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(map != MAP_FAILED);
+    f->ram = (uint8_t *)map + GUARD;
+    assert_int_equal(mprotect(f->ram, FAKE_VM_RAM, PROT_READ | PROT_WRITE), 0);
     if (vm_memory_add(&f->vm, 0, FAKE_VM_RAM, f->ram, false, &err) < 0)
         fail_msg("%s", err.text);
 }
@@ -142,7 +147,8 @@ void fake_vm_init(struct fake_vm *f, unsigned cpus)
 void fake_vm_destroy(struct fake_vm *f)
 {
     vm_destroy(&f->vm);
-    free(f->ram);
+    if (f->ram)
+        munmap(f->ram - GUARD, FAKE_VM_RAM + 2 * GUARD);
     f->ram = NULL;
 }
 
