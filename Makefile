@@ -1,6 +1,6 @@
 # A thin front door: meson and ninja do the building (see meson.build), tools/ and test/ the rest.
 #
-#   make            build build/prog/trapeze (CC=clang takes another compiler)
+#   make            build build/trapeze (CC=clang takes another compiler)
 #   make demo       boot Debian to a login prompt (root, no password); installs and builds what is missing
 #   make check      build with gcc and clang, run every test
 #   make bench      the long tests and measurements
@@ -35,7 +35,7 @@ $(BUILD)/.cc: force
 
 demo: all
 	@tools/install-deps demo
-	@TRAPEZE=$(BUILD)/prog/trapeze tools/demo
+	@TRAPEZE=$(BUILD)/trapeze tools/demo
 
 check:
 	@tools/install-deps build check demo

@@ -247,6 +247,11 @@ static int open_where(struct console *c, const char *where, enum output_manner *
         return open_stdio(c, err);
     if (!strncmp(where, "file:", 5))
         return open_file(c, where + 5, err);
+    if (!strcmp(where, "stdout")) {
+        c->out = STDOUT_FILENO;
+        snprintf(c->name, sizeof c->name, "stdout");
+        return 0;
+    }
     *manner = OUTPUT_DROP;
     if (!strcmp(where, "pty"))
         return open_pty(c, err);

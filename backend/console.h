@@ -1,9 +1,12 @@
 // What stands behind a guest's serial port or console: the streams (vm/stream.h) that --console names.
 //
-//     stdio          our own standard input and output. If the input is a terminal, it is made raw, and Ctrl-A is an
-//     escape: see console_keys. pty            a new pseudo-terminal; its name is told by console_name() socket:PATH a
-//     unix stream socket that we listen on, one peer at a time; what was printed before it came is kept (the last 256
-//     KiB) file:PATH      output only, appended none           nothing
+//   - stdio: our own standard input and output. A terminal is made raw, and Ctrl-A is an escape (console_keys).
+//   - stdout: output only
+//   - pty: a new pseudo-terminal; its name is told by console_name()
+//   - socket:PATH: a unix stream socket that we listen on, one peer at a time; what was printed before it came is kept
+//     (the last 256 KiB)
+//   - file:PATH: output only, appended
+//   - none: nothing
 //
 // Example: console_open("socket:/run/vm.sock", loop, &keys, &console, &err); uart's stream is console_stream(console).
 #pragma once

@@ -1,0 +1,7 @@
+// The commands of the trapeze program. Each takes the arguments after its name and returns the exit status.
+#pragma once
+
+enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_CRASHED = 3 };
+
+int command_run(int argc, char **argv);
+int command_doctor(int argc, char **argv);

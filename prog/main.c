@@ -1,0 +1,45 @@
+// trapeze: the program. It finds the command and lets it work; what each does is in its own file.
+#include "prog/commands.h"
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+    const char *name, *help;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"run", "start a virtual machine and stay with it until it ends", command_run},
+    {"doctor", "tell what this host offers and which engine is taken", command_doctor},
+};
+
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void help(FILE *f)
+{
+    fprintf(f, "Usage: trapeze COMMAND [OPTION]...\n"
+               "Run any x86-64 operating system in a virtual machine, with or without hardware virtualization.\n\n");
+    for (unsigned i = 0; i < COMMANDS; i++)
+        fprintf(f, "  %-8s  %s\n", commands[i].name, commands[i].help);
+    fprintf(f, "\n  trapeze COMMAND --help tells more; trapeze --version tells the version.\n"
+               "\nExample: trapeze run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        help(stderr);
+        return STATUS_USAGE;
+    }
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
+        printf("trapeze %s\n", TRAPEZE_VERSION);
+        return STATUS_OK;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        help(stdout);
+        return STATUS_OK;
+    }
+    for (unsigned i = 0; i < COMMANDS; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 2, argv + 2);
+    fprintf(stderr, "trapeze: %.80s: unknown command (see trapeze --help)\n", argv[1]);
+    return STATUS_USAGE;
+}

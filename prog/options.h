@@ -1,0 +1,42 @@
+// The command line of `trapeze run`: one table of options that parses, checks and prints its own help.
+//
+// Options are written --name VALUE or --name=VALUE. A wrong one gives -EINVAL and a text that names it, says why, and
+// where help is.
+#pragma once
+#include "report/error.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum { MAX_DISKS = 24 };
+
+struct disk_option {
+    const char *path;
+    char serial[21];
+    bool readonly;
+};
+
+struct run_options {
+    const char *engine; // NULL: auto
+    const char *cpu;    // NULL: the best the host can give
+    unsigned cpus;
+    uint64_t memory; // bytes
+    const char *kernel, *initrd, *append;
+    struct disk_option disk[MAX_DISKS];
+    unsigned disks;
+    const char *console; // COM1, ttyS0 in Linux
+    const char *hvc;     // virtio console, hvc0 in Linux; NULL: none
+    const char *name;
+    bool virtio_mmio; // transport of virtio devices: mmio, not pci
+    bool debug_exit, debugcon;
+    bool no_reboot;
+    bool stats;
+    bool help;
+    unsigned trace; // TRACE_* of report/log.h
+    unsigned verbose;
+};
+
+// argv[0] is the first argument after "run". Strings point into argv (disk options: the path is cut out of it in
+// place).
+int run_options_parse(struct run_options *o, int argc, char **argv, struct error *err);
+void run_options_help(FILE *f);

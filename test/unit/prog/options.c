@@ -1,0 +1,115 @@
+// The command line of trapeze run: what is taken, and that what is wrong is named.
+#include "prog/options.h"
+#include "report/log.h"
+#include "unit.h"
+#include <errno.h>
+#include <stdlib.h>
+
+static char *copies[32];
+static struct run_options o;
+static struct error err;
+
+// Parses a copy of the words: the parser cuts disk options in place.
+static int parse(const char *const *words)
+{
+    int n = 0;
+    for (; words[n]; n++) {
+        free(copies[n]);
+        copies[n] = strdup(words[n]);
+    }
+    err.text[0] = 0;
+    return run_options_parse(&o, n, copies, &err);
+}
+
+#define PARSE(...) parse((const char *const[]){__VA_ARGS__, NULL})
+
+static void defaults(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("--kernel", "k"), 0);
+    assert_string_equal(o.kernel, "k");
+    assert_string_equal(o.console, "stdio");
+    assert_int_equal(o.cpus, 1);
+    assert_int_equal(o.memory, 1ull << 30);
+    assert_null(o.engine);
+}
+
+static void everything(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("--kernel=k", "--initrd", "i", "--append", "a=b c", "--disk", "d1,ro,serial=AB", "--disk=d2",
+                           "--cpus", "4", "--memory", "512M", "--trace", "pio,exits", "--console", "socket:/s", "-vv",
+                           "--engine=auto", "--stats"),
+                     0);
+    assert_string_equal(o.append, "a=b c");
+    assert_int_equal(o.disks, 2);
+    assert_string_equal(o.disk[0].path, "d1");
+    assert_true(o.disk[0].readonly);
+    assert_string_equal(o.disk[0].serial, "AB");
+    assert_false(o.disk[1].readonly);
+    assert_int_equal(o.cpus, 4);
+    assert_int_equal(o.memory, 512ull << 20);
+    assert_int_equal(o.trace, TRACE_PIO | TRACE_EXITS);
+    assert_int_equal(o.verbose, 2);
+    assert_null(o.engine);
+}
+
+static void sizes(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("--kernel", "k", "--memory", "64"), 0);
+    assert_int_equal(o.memory, 64ull << 20);
+    assert_int_equal(PARSE("--kernel", "k", "--memory", "2GiB"), 0);
+    assert_int_equal(o.memory, 2ull << 30);
+    assert_int_equal(PARSE("--kernel", "k", "--memory", "2048k"), 0);
+    assert_int_equal(o.memory, 2ull << 20);
+}
+
+static void refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words[4];
+        const char *says;
+    } cases[] = {
+        {{NULL}, "--kernel is missing"},
+        {{"--frob", "1"}, "--frob: unknown option"},
+        {{"file"}, "file: unexpected argument"},
+        {{"--cpus", "0"}, "--cpus 0: must be"},
+        {{"--cpus", "65"}, "--cpus 65: must be"},
+        {{"--cpus", "-1"}, "--cpus -1: must be"},
+        {{"--cpus", "2x"}, "--cpus 2x: must be"},
+        {{"--cpus"}, "--cpus: N is missing"},
+        {{"--memory", "12Q"}, "--memory 12Q: must be"},
+        {{"--memory", "0"}, "--memory 0: must be"},
+        {{"--memory", "100000000000000T"}, "must be"},
+        {{"--memory", "1500K"}, "--memory 1500K: must be a multiple of 1M"},
+        {{"--cpu", "z80"}, "--cpu z80: no such model; there are: x86-64-v2"},
+        {{"--disk", ",ro"}, "file's name is empty"},
+        {{"--disk", "d,rw"}, "--disk d: rw: unknown"},
+        {{"--disk", "d,serial=123456789012345678901"}, "at most 20 characters"},
+        {{"--console", "tty"}, "--console tty: must be"},
+        {{"--console", "file:"}, "must be"},
+        {{"--trace", "all"}, "--trace all: unknown"},
+        {{"--stats=yes"}, "--stats: takes no value"},
+        {{"--name", "a/b"}, "--name a/b: must be"},
+        {{"--kernel", "k", "--hvc", "stdio"}, "--hvc stdio: the serial port has stdio"},
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(parse(cases[i].words), -EINVAL);
+        if (!strstr(err.text, cases[i].says))
+            fail_msg("case %u says: %s", i, err.text);
+        assert_non_null(strstr(err.text, "see trapeze run --help"));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(everything),
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
