@@ -229,8 +229,11 @@ static int add_serial(struct pc *pc, struct error *err)
 static int add_pci(struct pc *pc, struct error *err)
 {
     struct vm *vm = pc->dev.vm;
-    struct pci_bus_config config = {
-        .ecam = ECAM, .io = {0xc000, 0x4000}, .mmio32 = {LOW_RAM_END, ECAM - LOW_RAM_END}, .intx_gsi = pci_gsi};
+    struct pci_bus_config config = {.ecam = ECAM,
+                                    .io = {0xc000, 0x4000},
+                                    .mmio32 = {LOW_RAM_END, ECAM - LOW_RAM_END},
+                                    .intx_gsi = pci_gsi,
+                                    .intx_irq = pci_irq};
     // 64-bit BARs: the first multiple of the window's size above RAM, if addresses reach so far.
     uint64_t size = pc->config.ram_size, end = HIGH_RAM + (size > LOW_RAM_END ? size - LOW_RAM_END : 0);
     uint64_t base = (end + PCI_MMIO64_SIZE - 1) & ~(PCI_MMIO64_SIZE - 1);

@@ -5,8 +5,8 @@
 // absent function, another bus number, or a register beyond the space reads all ones; writing there does nothing.
 //
 // No firmware runs before the guest, so the bus does that work: every BAR has an address in the machine's windows from
-// the start (and again after each reset), memory and I/O decoding are on, and the interrupt line register holds the
-// GSI. A guest may move everything.
+// the start (and again after each reset), memory and I/O decoding are on, and the interrupt line register is filled in.
+// A guest may move everything.
 //
 // Port 0xcf9, the reset control register, lies inside of the address register's four bytes and so is served here too.
 //
@@ -30,6 +30,8 @@ struct pci_bus_config {
     struct pci_window io, mmio32, mmio64; // where BARs may be put
     // The GSI of a slot's interrupt pin (0 is INTA); what the machine's _PRT says.
     unsigned (*intx_gsi)(unsigned slot, unsigned pin);
+    // What the interrupt line register says: the interrupt of a PC without IOAPIC, for those who read no ACPI tables.
+    unsigned (*intx_irq)(unsigned slot, unsigned pin);
 };
 
 struct pci_bus {

@@ -128,9 +128,8 @@ int pci_function_plug(struct pci_function *f, unsigned devfn, const struct devic
     f->devfn = (uint8_t)devfn;
     device_add(bus->dev.vm, &f->dev, ops, name);
     if (f->has_intx) {
-        unsigned gsi = bus->config.intx_gsi(devfn >> 3, 0);
-        irq_line_init(&f->intx, bus->dev.vm, gsi);
-        f->fixed[PCI_INTERRUPT_LINE] = (uint8_t)gsi;
+        irq_line_init(&f->intx, bus->dev.vm, bus->config.intx_gsi(devfn >> 3, 0));
+        f->fixed[PCI_INTERRUPT_LINE] = (uint8_t)bus->config.intx_irq(devfn >> 3, 0);
     }
     memcpy(f->value, f->fixed, sizeof f->value);
     bus->function[devfn] = f;

@@ -83,9 +83,10 @@ struct virtio_blk {
     struct virtio_device virtio;
     struct disk *disk;
     struct blk_config config;
-    struct blk_request *pool; // free ones
-    unsigned requests;        // made so far
-    uint32_t starved;         // queues in which chains wait for a request
+    struct blk_request *pool;                    // free ones
+    unsigned requests;                           // made so far
+    uint32_t starved;                            // queues in which chains wait for a request
+    uint64_t bytes_read, bytes_written, flushes; // asked of the disk: for statistics
 };
 
 static struct blk_request *take_request(struct virtio_blk *b)
@@ -272,6 +273,13 @@ static void done(struct disk_request *disk, int result)
     vm_unlock(&b->virtio.dev.lock);
 }
 
+static void count(struct virtio_blk *b, const struct disk_request *disk)
+{
+    b->bytes_read += disk->op == DISK_READ ? disk->length : 0;
+    b->bytes_written += disk->op == DISK_WRITE ? disk->length : 0;
+    b->flushes += disk->op == DISK_FLUSH;
+}
+
 // Takes up to BATCH chains from the ring; returns those that go to the disk, in order. *more: there may be others.
 static struct blk_request *take_batch(struct virtio_blk *b, unsigned queue, bool *more)
 {
@@ -291,6 +299,7 @@ static struct blk_request *take_batch(struct virtio_blk *b, unsigned queue, bool
         r->next = NULL;
         r->disk.done = done;
         if (prepare(r)) {
+            count(b, &r->disk);
             *last = r;
             last = &r->next;
         }
@@ -351,6 +360,15 @@ static int blk_loaded(struct device *dev)
     return virtio_device_loaded(dev);
 }
 
+static void blk_stats(struct device *dev, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    const struct virtio_blk *b = (const struct virtio_blk *)dev;
+    virtio_device_stats(dev, emit, ctx);
+    emit(ctx, "bytes_read", b->bytes_read);
+    emit(ctx, "bytes_written", b->bytes_written);
+    emit(ctx, "flushes", b->flushes);
+}
+
 static void blk_destroy(struct device *dev)
 {
     struct virtio_blk *b = (struct virtio_blk *)dev;
@@ -372,6 +390,7 @@ static const struct virtio_kind blk_kind = {
                .drain = blk_drain,
                .state = &blk_state,
                .loaded = blk_loaded,
+               .stats = blk_stats,
                .destroy = blk_destroy},
     .id = 2,
     .pci_class = 0x010000,

@@ -129,6 +129,7 @@ static const struct virtio_kind console_kind = {
                .reset = virtio_device_reset,
                .state = &console_state,
                .loaded = virtio_device_loaded,
+               .stats = virtio_device_stats,
                .destroy = console_destroy},
     .id = 3,
     .pci_class = 0x078000,

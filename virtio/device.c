@@ -65,7 +65,7 @@ bool virtio_pop(struct virtio_device *d, unsigned queue, struct virtq_chain *c)
     if (rc <= 0)
         return false;
     q->budget--;
-    q->chains++;
+    d->requests++;
     d->in_flight++;
     return true;
 }
@@ -79,8 +79,10 @@ void virtio_push(struct virtio_device *d, unsigned queue, const struct virtq_cha
 
 void virtio_notify(struct virtio_device *d, unsigned queue)
 {
-    if (virtq_wants_interrupt(&d->queue[queue].ring) && d->transport.queue_interrupt)
-        d->transport.queue_interrupt(d->transport.ctx, queue);
+    if (!virtq_wants_interrupt(&d->queue[queue].ring) || !d->transport.queue_interrupt)
+        return;
+    d->interrupts++;
+    d->transport.queue_interrupt(d->transport.ctx, queue);
 }
 
 void virtio_spend(struct virtio_device *d, unsigned queue, unsigned chains)
@@ -286,4 +288,11 @@ int virtio_device_loaded(struct device *dev)
         kick_later(d, q); // whatever was made available just before the machine was saved
     }
     return 0;
+}
+
+void virtio_device_stats(struct device *dev, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    const struct virtio_device *d = (const struct virtio_device *)dev;
+    emit(ctx, "requests", d->requests);
+    emit(ctx, "interrupts", d->interrupts);
 }

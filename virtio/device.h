@@ -67,7 +67,6 @@ struct virtio_queue {
     struct virtq ring;
     bool busy, again; // kick() is running; it shall run once more
     int budget;       // chains that this run may still take
-    uint64_t chains;  // taken so far, for statistics
 };
 
 struct virtio_device {
@@ -85,6 +84,7 @@ struct virtio_device {
     uint32_t waiting;   // queues that the timer shall kick
     struct vm_timer timer;
     struct virtio_transport transport;
+    uint64_t requests, interrupts; // chains taken, queue interrupts raised: for statistics
 };
 
 // For kinds.
@@ -111,6 +111,7 @@ static inline bool virtio_has(const struct virtio_device *d, uint64_t feature)
 // For device_ops of kinds: what of these is common to all.
 void virtio_device_reset(struct device *d);
 int virtio_device_loaded(struct device *d);
+void virtio_device_stats(struct device *d, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx);
 #define VIRTIO_STATE(type, member)                                                                                     \
     STATE_U64(type, member.accepted, 1), STATE_U8(type, member.status, 1),                                             \
         STATE_U8(type, member.config_generation, 1), STATE_EACH(type, member.queue, ring.size, 1),                     \

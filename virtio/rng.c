@@ -43,6 +43,7 @@ static const struct virtio_kind rng_kind = {
                .reset = virtio_device_reset,
                .state = &rng_state,
                .loaded = virtio_device_loaded,
+               .stats = virtio_device_stats,
                .destroy = rng_destroy},
     .id = 4,
     .pci_class = 0x00ff00,

@@ -37,8 +37,10 @@ struct device_ops {
     // Model-specific registers registered with vm_msr_add. Return 0, or -1 for #GP.
     int (*msr_read)(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val);
     int (*msr_write)(struct device *d, unsigned cpu, uint32_t msr, uint64_t val);
-    const struct state_table *state;   // what is saved; NULL if the device has no state
-    int (*loaded)(struct device *d);   // after load: check the (hostile) values, arm timers again. 0 or -EINVAL
+    const struct state_table *state; // what is saved; NULL if the device has no state
+    int (*loaded)(struct device *d); // after load: check the (hostile) values, arm timers again. 0 or -EINVAL
+    // Counters for people to read, with the lock held unless `unlocked`. May be NULL.
+    void (*stats)(struct device *d, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx);
     void (*destroy)(struct device *d); // frees it; without the lock, nothing can reach the device any more
 };
 

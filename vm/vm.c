@@ -121,6 +121,32 @@ void device_reset_all(struct vm *vm)
     }
 }
 
+struct device_emit {
+    const struct device *device;
+    void (*emit)(void *ctx, const char *name, uint64_t value);
+    void *ctx;
+};
+
+static void emit_of_device(void *ctx, const char *name, uint64_t value)
+{
+    struct device_emit *d = ctx;
+    char full[96];
+    snprintf(full, sizeof full, "%s.%s", d->device->name, name);
+    d->emit(d->ctx, full, value);
+}
+
+static void device_stats(struct device *d, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    struct device_emit named = {.device = d, .emit = emit, .ctx = ctx};
+    if (!d->ops->stats)
+        return;
+    if (!d->ops->unlocked)
+        vm_lock(&d->lock);
+    d->ops->stats(d, emit_of_device, &named);
+    if (!d->ops->unlocked)
+        vm_unlock(&d->lock);
+}
+
 void vm_stats(struct vm *vm, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
     for (unsigned i = 0; i < vm->cpus; i++)
@@ -130,4 +156,6 @@ void vm_stats(struct vm *vm, void (*emit)(void *ctx, const char *name, uint64_t 
     bus_stats(&vm->ports, emit, ctx);
     bus_stats(&vm->mmio, emit, ctx);
     vm_timers_stats(vm->timers, emit, ctx);
+    for (struct device *d = vm->devices; d; d = d->next)
+        device_stats(d, emit, ctx);
 }

@@ -95,7 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                     .io = {0x6000, 0x1000},
                                     .mmio32 = {SPACE, 0x1000000},
                                     .mmio64 = {1ull << 35, 1ull << 32},
-                                    .intx_gsi = intx_gsi};
+                                    .intx_gsi = intx_gsi,
+                                    .intx_irq = intx_gsi};
     FUZZ_CHECK(pci_bus_create(&g.f.vm, &config, &bus, NULL) == 0);
     fuzz_range(&g, &g.f.vm.ports, 0xcf8, 8);
     fuzz_range(&g, &g.f.vm.mmio, ECAM, 0x100);

@@ -17,7 +17,8 @@ void fuzz_virtio_begin(struct fuzz_virtio *v, const uint8_t *data, size_t size)
 {
     fuzz_begin(&v->g, data, size);
     v->backend = NULL;
-    struct pci_bus_config config = {.ecam = ECAM, .mmio32 = {SPACE, 0x1000000}, .intx_gsi = intx_gsi};
+    struct pci_bus_config config = {
+        .ecam = ECAM, .mmio32 = {SPACE, 0x1000000}, .intx_gsi = intx_gsi, .intx_irq = intx_gsi};
     FUZZ_CHECK(pci_bus_create(&v->g.f.vm, &config, &v->bus, NULL) == 0);
 }
 

@@ -74,6 +74,11 @@ static unsigned intx_gsi(unsigned slot, unsigned pin)
     return 16 + (slot + pin) % 8;
 }
 
+static unsigned intx_irq(unsigned slot, unsigned pin)
+{
+    return 8 + (slot + pin) % 4;
+}
+
 static void make_card(struct card *c, struct pci_bus *bus)
 {
     pci_function_init(&c->fn, bus, &card_id, NULL, NULL);
@@ -93,7 +98,8 @@ static int setup(void **state)
                                     .io = {0x6000, 0x1000},
                                     .mmio32 = {MMIO32, 0x1000000},
                                     .mmio64 = {MMIO64, 0x100000000},
-                                    .intx_gsi = intx_gsi};
+                                    .intx_gsi = intx_gsi,
+                                    .intx_irq = intx_irq};
     assert_int_equal(pci_bus_create(&b->f.vm, &config, &b->bus, &err), 0);
     make_card(&b->card, b->bus);
     assert_int_equal(pci_function_plug(&b->card.fn, DEVFN, &card_ops, "card", &err), 0);
@@ -135,7 +141,7 @@ static void both_doors_show_the_same(void **state)
     assert_int_equal(conf_read(b, DEVFN, 3, 1), 0x10);
     assert_int_equal(conf_read(b, DEVFN, 8, 4), 0x12345607);
     assert_int_equal(conf_read(b, DEVFN, 0x2c, 4), 0x11001af4);
-    assert_int_equal(conf_read(b, DEVFN, PCI_INTERRUPT_LINE, 2), 0x0100 | GSI);
+    assert_int_equal(conf_read(b, DEVFN, PCI_INTERRUPT_LINE, 2), 0x0100 | (8 + SLOT));
     for (unsigned reg = 0; reg < PCI_CONFIG_SIZE; reg += 4)
         assert_int_equal(fake_vm_read(&b->f, ecam(DEVFN, reg), 4), conf_read(b, DEVFN, reg, 4));
     fake_vm_write(&b->f, ecam(DEVFN, PCI_INTERRUPT_LINE), 1, 0xa5);

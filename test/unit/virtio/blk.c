@@ -30,7 +30,7 @@ static int carry_out(struct test_disk *t, struct disk_request *r)
     if (r->op == DISK_FLUSH)
         t->flushes++;
     else
-        assert_true(r->offset % 512 == 0 && r->length % 512 == 0 && r->offset + r->length <= DISK_SIZE);
+        assert_true(r->offset % 512 == 0 && r->length % 512 == 0 && r->offset + r->length <= t->disk.size);
     if (r->op == DISK_DISCARD)
         t->discards++;
     if (r->op == DISK_WRITE_ZEROES)
@@ -258,6 +258,39 @@ static void ranges(void **state)
     assert_int_equal(run(&b, T_DISCARD, 0, 8, NULL), S_IOERR);
     assert_int_equal(run(&b, T_DISCARD, 0, 0, NULL), S_IOERR);
     assert_int_equal(b.disk->discards, 1);
+    // No more at once than the driver was told, however large the disk.
+    b.disk->disk.size = 1ull << 40;
+    put_range(&b, 0, driver_config(&b.bed.d, 36, 4), 0);
+    assert_int_equal(run(&b, T_DISCARD, 0, 16, NULL), S_OK);
+    put_range(&b, 0, driver_config(&b.bed.d, 36, 4) + 1, 0);
+    assert_int_equal(run(&b, T_DISCARD, 0, 16, NULL), S_IOERR);
+    b.disk->disk.size = DISK_SIZE;
+    end(&b);
+}
+
+static void count_one(void *ctx, const char *name, uint64_t value)
+{
+    static const char *const names[] = {"virtio-blk0.requests", "virtio-blk0.interrupts", "virtio-blk0.bytes_read",
+                                        "virtio-blk0.bytes_written", "virtio-blk0.flushes"};
+    uint64_t *counts = ctx;
+    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(name, names[i]))
+            counts[i] += value;
+}
+
+static void requests_are_counted(void **state)
+{
+    struct blk_bed b;
+    begin(&b, state, false, 1);
+    run(&b, T_IN, 0, 1024, NULL);
+    run(&b, T_OUT, 0, 512, NULL);
+    run(&b, T_OUT, 0, 512, NULL);
+    run(&b, T_FLUSH, 0, 0, NULL);
+    run(&b, 99, 0, 0, NULL);
+    uint64_t counts[5] = {0};
+    vm_stats(&b.bed.f.vm, count_one, counts);
+    static const uint64_t expected[] = {5, 5, 1024, 1024, 1};
+    assert_memory_equal(counts, expected, sizeof expected);
     end(&b);
 }
 
@@ -530,6 +563,7 @@ int main(void)
         ON_BOTH(edges_of_the_disk),
         ON_BOTH(other_requests),
         ON_BOTH(ranges),
+        ON_BOTH(requests_are_counted),
         ON_BOTH(read_only),
         ON_BOTH(any_framing),
         ON_BOTH(requests_without_header_or_status),

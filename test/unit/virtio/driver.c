@@ -239,7 +239,7 @@ void bed_init(struct bed *b)
 {
     memset(b, 0, sizeof *b);
     fake_vm_init(&b->f, 1);
-    struct pci_bus_config config = {.mmio32 = {0xc0000000, 0x1000000}, .intx_gsi = intx_gsi};
+    struct pci_bus_config config = {.mmio32 = {0xc0000000, 0x1000000}, .intx_gsi = intx_gsi, .intx_irq = intx_gsi};
     struct error err;
     if (pci_bus_create(&b->f.vm, &config, &b->bus, &err))
         fail_msg("%s", err.text);
