@@ -75,6 +75,7 @@ static const struct {
     {ZYDIS_ISA_SET_XSAVEOPT, 0xd, 1, EAX, 0},
     {ZYDIS_ISA_SET_XSAVEC, 0xd, 1, EAX, 1},
     {ZYDIS_ISA_SET_XSAVES, 0xd, 1, EAX, 3},
+    {ZYDIS_ISA_SET_AMD, 0x80000001, 0, EDX, 11}, // SYSCALL, SYSRET outside of 64-bit mode
     {ZYDIS_ISA_SET_LAHF, 0x80000001, 0, ECX, 0},
     {ZYDIS_ISA_SET_LZCNT, 0x80000001, 0, ECX, 5},
     {ZYDIS_ISA_SET_SSE4A, 0x80000001, 0, ECX, 6},

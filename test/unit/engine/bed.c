@@ -287,6 +287,7 @@ void bed_load(struct bed *b, const uint8_t *code, const uint8_t *end)
 static void run(struct bed *b, uint64_t count)
 {
     struct error e = {""};
+    b->s.ev.activity = CPU_RUNNING; // an earlier run has ended in HLT
     if (b->vm->ops->set_state(b->cpu, &b->s, CPU_GROUP_ALL, &e))
         fail_msg("%s", e.text);
     b->how = b->vm->ops->step(b->cpu, count, &e);
@@ -296,7 +297,6 @@ static void run(struct bed *b, uint64_t count)
 void bed_run(struct bed *b)
 {
     b->halts = 0;
-    b->s.ev.activity = CPU_RUNNING;
     run(b, INSTRUCTIONS);
     if (b->how == ENGINE_EXIT_REQUESTED && !b->halts)
         fail_msg("the guest did not come to its end: RIP %llx", (unsigned long long)b->s.rip);
