@@ -204,10 +204,12 @@ void pci_bars_update(struct pci_function *f)
     vm_unlock(&bus->map_lock);
 }
 
+// A function that uses MSI-X may not raise its pin (PCI Local Bus 3.0, 6.8.2.3).
 static void update_intx(struct pci_function *f)
 {
+    bool off = (pci_command(f) & PCI_COMMAND_INTX_OFF) || pci_msix_enabled(f);
     if (f->has_intx)
-        irq_set(&f->intx, f->intx_level && !(pci_command(f) & PCI_COMMAND_INTX_OFF));
+        irq_set(&f->intx, f->intx_level && !off);
 }
 
 void pci_intx_set(struct pci_function *f, bool level)

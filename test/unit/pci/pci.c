@@ -310,6 +310,11 @@ static void the_pin_obeys_the_command_register(void **state)
     assert_true(conf_read(b, DEVFN, PCI_STATUS, 2) & PCI_STATUS_INTX); // the status bit says what the device wants
     conf_write(b, DEVFN, PCI_COMMAND, 2, 0);
     assert_true(b->f.line[GSI]);
+    unsigned msix = conf_read(b, DEVFN, PCI_CAPABILITIES, 1);
+    conf_write(b, DEVFN, msix + 2, 2, 0x8000);
+    assert_false(b->f.line[GSI]);
+    conf_write(b, DEVFN, msix + 2, 2, 0);
+    assert_true(b->f.line[GSI]);
     pci_intx_set(&b->card.fn, false);
     assert_false(b->f.line[GSI]);
     pci_intx_set(&b->card.fn, true);
