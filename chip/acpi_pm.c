@@ -135,7 +135,6 @@ static int acpi_pm_loaded(struct device *d)
 
 static void acpi_pm_destroy(struct device *d)
 {
-    vm_timer_cancel(&((struct acpi_pm *)d)->timer);
     vm_free(d);
 }
 

@@ -472,12 +472,6 @@ static void destroy(struct device *d)
     vm_free(d);
 }
 
-static void lapic_destroy(struct device *d)
-{
-    vm_timer_cancel(&((struct lapic *)d)->timer);
-    vm_free(d);
-}
-
 static const struct state_field lapic_fields[] = {
     STATE_U64(struct lapic, base, 1),         STATE_U32(struct lapic, tpr, 1),
     STATE_U32(struct lapic, ldr, 1),          STATE_U32(struct lapic, dfr, 1),
@@ -498,7 +492,7 @@ static const struct device_ops lapic_ops = {
     .reset = lapic_reset,
     .state = &lapic_state,
     .loaded = lapic_loaded,
-    .destroy = lapic_destroy,
+    .destroy = destroy,
 };
 
 static const struct device_ops lapics_ops = {

@@ -334,7 +334,6 @@ static int pit_loaded(struct device *d)
 
 static void pit_destroy(struct device *d)
 {
-    vm_timer_cancel(&((struct pit *)d)->timer);
     vm_free(d);
 }
 

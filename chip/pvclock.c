@@ -13,25 +13,26 @@
 #include "vm/alloc.h"
 #include <errno.h>
 #include <stdatomic.h>
+#include <string.h>
 
 enum { MSR_WALL_OLD = 0x11, MSR_TIME_OLD = 0x12, MSR_WALL = 0x4b564d00, MSR_TIME = 0x4b564d01 };
 enum { ENABLE = 1, FLAG_STABLE = 1, NS = 1000000000 };
 
+// The guest's structures begin with a version, which is written by itself; these are what follows. They need not be
+// aligned to more than 4 bytes.
 struct time_page {
-    _Atomic uint32_t version;
     uint32_t pad;
     uint64_t tsc_timestamp, system_time;
     uint32_t multiplier;
     int8_t shift;
     uint8_t flags, pad2[2];
-};
+} __attribute__((packed));
 
 struct wall_page {
-    _Atomic uint32_t version;
     uint32_t seconds, nanoseconds;
 };
 
-_Static_assert(sizeof(struct time_page) == 32 && sizeof(struct wall_page) == 12, "layout of the guest's structures");
+_Static_assert(sizeof(struct time_page) == 28 && sizeof(struct wall_page) == 8, "layout of the guest's structures");
 
 // ns = ticks * 2^shift * multiplier / 2^32, the multiplier as large as it can be.
 static void scale(uint32_t khz, uint32_t *multiplier, int8_t *shift)
@@ -39,52 +40,48 @@ static void scale(uint32_t khz, uint32_t *multiplier, int8_t *shift)
     int s = 0;
     while (s < 31 && 1000000ull >= (uint64_t)khz << s)
         s++;
-    while (s > -31 && (uint64_t)1000000 << (1 - s) < khz)
+    while (s <= 0 && s > -31 && (uint64_t)1000000 << (1 - s) < khz)
         s--;
     *shift = s;
     *multiplier = ((unsigned __int128)1000000 << (32 - s)) / khz;
 }
 
-static void begin(_Atomic uint32_t *version, uint32_t *was)
+// Replaces what follows the version at gpa; nothing happens if that is no RAM.
+static void publish(struct vm *vm, uint64_t gpa, const void *page, size_t size)
 {
-    *was = atomic_load_explicit(version, memory_order_relaxed) & ~1u;
-    atomic_store_explicit(version, *was | 1, memory_order_relaxed);
+    _Atomic uint32_t *version = gpa & 3 ? NULL : vm_ram(vm, gpa, 4 + size, true);
+    if (!version)
+        return;
+    uint32_t was = atomic_load_explicit(version, memory_order_relaxed) & ~1u;
+    atomic_store_explicit(version, was | 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
+    memcpy((uint8_t *)version + 4, page, size);
+    atomic_store_explicit(version, was + 2, memory_order_release);
+    vm_ram_written(vm, gpa, 4 + size);
 }
 
 static void write_time(struct pvclock *p, unsigned cpu)
 {
-    uint64_t gpa = p->time_msr[cpu] & ~(uint64_t)ENABLE;
-    struct time_page *page = NULL;
-    if ((p->time_msr[cpu] & ENABLE) && !(gpa & 3))
-        page = vm_ram(p->dev.vm, gpa, sizeof *page, true);
-    if (!page)
-        return; // off, or nonsense: the guest gets no clock
-    uint32_t was;
-    begin(&page->version, &was);
-    page->tsc_timestamp = page->system_time = 0;
-    scale(p->dev.vm->clock.tsc_khz, &page->multiplier, &page->shift);
-    page->flags = FLAG_STABLE;
-    atomic_store_explicit(&page->version, was + 2, memory_order_release);
-    vm_ram_written(p->dev.vm, gpa, sizeof *page);
+    struct time_page page = {.flags = FLAG_STABLE};
+    uint32_t multiplier;
+    int8_t shift;
+    if (!(p->time_msr[cpu] & ENABLE))
+        return;
+    scale(p->dev.vm->clock.tsc_khz, &multiplier, &shift);
+    page.multiplier = multiplier;
+    page.shift = shift;
+    publish(p->dev.vm, p->time_msr[cpu] & ~(uint64_t)ENABLE, &page, sizeof page);
 }
 
 static void write_wall(struct pvclock *p)
 {
     struct vm *vm = p->dev.vm;
-    struct wall_page *page = p->wall_msr & 3 ? NULL : vm_ram(vm, p->wall_msr, sizeof *page, true);
-    if (!page)
-        return;
     int64_t seconds;
-    uint32_t nanoseconds, was;
+    uint32_t nanoseconds;
     vm_clock_wall(&vm->clock, &seconds, &nanoseconds);
-    uint64_t up = vm_clock_ns(&vm->clock);
-    int64_t then = seconds * NS + nanoseconds - (int64_t)up;
-    begin(&page->version, &was);
-    page->seconds = then / NS;
-    page->nanoseconds = then % NS;
-    atomic_store_explicit(&page->version, was + 2, memory_order_release);
-    vm_ram_written(vm, p->wall_msr, sizeof *page);
+    int64_t then = seconds * NS + nanoseconds - (int64_t)vm_clock_ns(&vm->clock);
+    const struct wall_page page = {.seconds = then / NS, .nanoseconds = then % NS};
+    publish(vm, p->wall_msr, &page, sizeof page);
 }
 
 static int msr_read(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val)

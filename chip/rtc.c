@@ -325,7 +325,6 @@ static int rtc_loaded(struct device *d)
 
 static void rtc_destroy(struct device *d)
 {
-    vm_timer_cancel(&((struct rtc *)d)->timer);
     vm_free(d);
 }
 

@@ -284,7 +284,6 @@ static int uart_loaded(struct device *d)
 static void uart_destroy(struct device *d)
 {
     struct uart *u = (struct uart *)d;
-    vm_timer_cancel(&u->timeout);
     if (u->stream)
         u->stream->receive = NULL;
     vm_free(u);

@@ -148,9 +148,10 @@ static uint64_t write_madt(struct writer *w, const struct acpi_description *d)
 {
     enum { PCAT_COMPATIBLE = 1, ENABLED = 1, LEVEL_ACTIVE_HIGH = 0xd };
     size_t size = 44 + d->cpus * 8 + 12 + 2 * 10 + 6;
-    uint8_t *t = begin(w, size), *e = t + 44;
+    uint8_t *t = begin(w, size);
     if (!t)
         return 0;
+    uint8_t *e = t + 44;
     put32(t, 36, d->local_apic);
     put32(t, 40, PCAT_COMPATIBLE);
     for (unsigned i = 0; i < d->cpus; i++, e += 8) {

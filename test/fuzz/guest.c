@@ -10,12 +10,31 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
 
 enum { REG_READ, REG_WRITE, REG_WRITE_AGAIN, RAM, TIME, OWN, OWN_AGAIN, RARE, ACTIONS };
 
-void fuzz_begin(struct fuzz_guest *g, const uint8_t *data, size_t size)
+static void begin(struct fuzz_guest *g, const uint8_t *data, size_t size)
 {
     g->data = data;
     g->left = size;
+    g->longest = UINT64_MAX;
     g->ranges = 0;
+}
+
+void fuzz_begin(struct fuzz_guest *g, const uint8_t *data, size_t size)
+{
+    begin(g, data, size);
     fake_vm_init(&g->f, 2);
+}
+
+void fuzz_begin_bare(struct fuzz_guest *g, const uint8_t *data, size_t size, uint8_t *ram)
+{
+    begin(g, data, size);
+    fake_vm_init_bare(&g->f, 2);
+    g->f.ram = ram;
+}
+
+static void advance(struct fuzz_guest *g)
+{
+    uint64_t ns = fuzz_take(g, 3) << (fuzz_take(g, 1) % 20);
+    fake_vm_advance(&g->f, ns < g->longest ? ns : g->longest);
 }
 
 void fuzz_end(struct fuzz_guest *g)
@@ -84,7 +103,7 @@ static void reload(struct fuzz_guest *g)
 {
     unsigned skip = (unsigned)fuzz_take(g, 1), spoil = (unsigned)fuzz_take(g, 1) % 4;
     struct device *d = g->f.vm.devices;
-    for (unsigned i = 0; d && i < skip % 16; i++)
+    for (unsigned i = 0; d && i < skip % 24; i++)
         d = d->next;
     if (!d || !d->ops->state)
         return;
@@ -137,7 +156,7 @@ void fuzz_run(struct fuzz_guest *g, void (*own)(struct fuzz_guest *g, void *ctx)
             write_ram(g);
             break;
         case TIME:
-            fake_vm_advance(&g->f, fuzz_take(g, 3) << (fuzz_take(g, 1) % 20));
+            advance(g);
             break;
         case OWN:
         case OWN_AGAIN:

@@ -38,6 +38,7 @@ struct fuzz_guest {
     struct fake_vm f;
     const uint8_t *data;
     size_t left;
+    uint64_t longest; // ns that the clock is advanced by at most
     unsigned ranges;
     struct {
         struct bus *bus;
@@ -46,6 +47,8 @@ struct fuzz_guest {
 };
 
 void fuzz_begin(struct fuzz_guest *g, const uint8_t *data, size_t size); // two CPUs
+// Without a memory map, for whole machines; `ram` is where the guest's first 64 KiB will be.
+void fuzz_begin_bare(struct fuzz_guest *g, const uint8_t *data, size_t size, uint8_t *ram);
 void fuzz_range(struct fuzz_guest *g, struct bus *bus, uint64_t base, uint64_t size);
 // Runs to the end of the bytes. `own` may be NULL.
 void fuzz_run(struct fuzz_guest *g, void (*own)(struct fuzz_guest *g, void *ctx), void *ctx);

@@ -79,10 +79,12 @@ static void pages(void **state)
         assert_int_equal(vm_msr_write(&f.vm, 0, 0x4b564d01, odd[i]), 0);
     assert_int_equal(vm_msr_write(&f.vm, 0, 0x4b564d00, ~0ull), 0);
     assert_int_equal(f.writes, 2);
+    assert_int_equal(vm_msr_write(&f.vm, 0, 0x4b564d01, 0x1065), 0); // aligned to 4 bytes only
+    assert_int_equal(f.ram[0x1064 + 29], 1);
     fake_vm_init(&g, 2);
     assert_int_equal(pvclock_create(&g.vm, &q, &err), 0);
     assert_int_equal(fake_vm_copy_state(&p->dev, &q->dev), 0);
-    assert_memory_equal(g.ram + 0x1008, f.ram + 0x1008, 22);
+    assert_memory_equal(g.ram + 0x1008, f.ram + 0x1008, 24);
     fake_vm_reset(&f);
     assert_int_equal(vm_msr_read(&f.vm, 1, 0x12, &v), 0);
     assert_int_equal(v, 0);
