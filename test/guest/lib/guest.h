@@ -106,6 +106,7 @@ struct __attribute__((packed, aligned(16))) tss {
     u32 reserved;
     u64 rsp[3], reserved2, ist[7], reserved3;
     u16 reserved4, io_bitmap;
+    u8 io_bits[8192 + 1];
 };
 #else
 #define IDT_WORDS 1
@@ -113,9 +114,12 @@ struct tss {
     u32 link, esp0, ss0, esp1, ss1, esp2, ss2, cr3, eip, flags;
     u32 eax, ecx, edx, ebx, esp, ebp, esi, edi, es, cs, ss, ds, fs, gs, ldt;
     u16 trap, io_bitmap;
+    u8 io_bits[8192 + 1];
 };
 #endif
-extern struct tss tss; // of CPU 0; followed by room for a full I/O bitmap
+// Of CPU 0. Its descriptor's limit is TSS_BYTES - 1 at first, without the bitmap: bits of 65536 ports, and a byte of
+// ones that must follow them.
+extern struct tss tss;
 extern u64 idt[256 * IDT_WORDS];
 
 #define GATE_INTERRUPT 0x8e

@@ -10,12 +10,7 @@ trap_handler trap_handlers[256];
 u64 idt[256 * IDT_WORDS] __attribute__((aligned(16)));
 struct table_pointer idt_pointer = {sizeof idt - 1, (ulong)idt};
 
-// The TSS and, behind it, room for the bits of 65536 ports and the byte of ones that must follow them.
-static struct {
-    struct tss tss;
-    u8 io_bits[8192 + 1];
-} task __attribute__((aligned(4096), used));
-extern struct tss tss __attribute__((alias("task")));
+struct tss tss __attribute__((aligned(4096)));
 
 static u8 trap_stack[8192] __attribute__((aligned(16)));
 static u8 ist_stack[4][4096] __attribute__((aligned(16)));
@@ -89,7 +84,7 @@ void traps_init(void)
     (void)ist_stack;
     asm volatile("lidt %0" ::"m"(idt_pointer));
 #endif
-    tss.io_bitmap = sizeof tss; // beyond the limit: no port is allowed to ring 3
+    tss.io_bitmap = TSS_BYTES; // beyond the limit: no port is allowed to ring 3
 }
 
 bool vendor_is_intel(void)
