@@ -24,8 +24,16 @@ uint32_t *cpuid_reg(struct cpuid_regs *r, unsigned reg)
     return regs[reg & 3];
 }
 
+// Leaves for which CPUID looks at ECX; the others are the same whatever is in it.
+static bool has_subleaves(uint32_t leaf)
+{
+    return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f || leaf == 0x8000001d;
+}
+
 static const struct cpuid_leaf *find(const struct cpu_model *m, uint32_t leaf, uint32_t subleaf)
 {
+    if (!has_subleaves(leaf))
+        subleaf = CPUID_ANY;
     for (unsigned i = 0; i < m->count; i++)
         if (m->leaf[i].leaf == leaf && (m->leaf[i].subleaf == subleaf || m->leaf[i].subleaf == CPUID_ANY))
             return &m->leaf[i];
@@ -39,6 +47,8 @@ struct cpuid_regs *cpu_model_leaf(struct cpu_model *m, uint32_t leaf, uint32_t s
         return &l->r;
     if (m->count == CPU_MODEL_LEAVES)
         return NULL;
+    if (!has_subleaves(leaf))
+        subleaf = CPUID_ANY;
     l = &m->leaf[m->count++];
     *l = (struct cpuid_leaf){.leaf = leaf, .subleaf = subleaf};
     return &l->r;

@@ -70,13 +70,24 @@ enum interp_result debug_fault(struct interp_vcpu *v, uint64_t bits)
     return interp_fault(v, EXC_DB);
 }
 
+// Breakpoints on the instruction that is next.
+static uint64_t code_matches(const struct interp_vcpu *v)
+{
+    uint64_t la = v->mode == MODE_LONG64 ? v->s.rip : (uint32_t)(v->s.seg[CPU_CS].base + v->s.rip), hit = 0;
+    for (unsigned n = 0; n < 4; n++)
+        if (enabled(v->s.dr7, n) && kind(v->s.dr7, n) == BREAK_EXEC && v->s.dr[n] == la)
+            hit |= 1u << n;
+    return hit;
+}
+
+// A trap tells of a breakpoint on the next instruction, too: the handler may resume behind it with RF.
 static bool trap(struct interp_vcpu *v)
 {
     uint64_t bits = v->s.ev.pending_debug;
     if (!bits)
         return false;
     v->s.ev.pending_debug = 0;
-    record(v, bits);
+    record(v, bits | code_matches(v));
     deliver_trap(v, EXC_DB, v->s.rip);
     return true;
 }
@@ -101,11 +112,7 @@ bool interp_before_debug(struct interp_vcpu *v)
         return true;
     if (v->s.rflags & RFLAGS_RF || !(v->s.dr7 & 0xff))
         return false;
-    uint64_t la = v->mode == MODE_LONG64 ? v->s.rip : (uint32_t)(v->s.seg[CPU_CS].base + v->s.rip);
-    uint64_t hit = 0;
-    for (unsigned n = 0; n < 4; n++)
-        if (enabled(v->s.dr7, n) && kind(v->s.dr7, n) == BREAK_EXEC && v->s.dr[n] == la)
-            hit |= 1u << n;
+    uint64_t hit = code_matches(v);
     if (!hit)
         return false;
     debug_fault(v, hit);

@@ -71,7 +71,15 @@ static bool push_whole(struct interp_vcpu *v, const struct frame *f, uint64_t bo
     uint64_t la;
     for (unsigned i = 0; i < n; i++)
         memcpy(buf + (n - 1 - i) * size, &val[i], size);
-    return linear(v, f, bottom, n * size, &la) && interp_write_bytes(v, la, buf, n * size, false);
+    if (!linear(v, f, bottom, n * size, &la))
+        return false;
+    if (interp_write_bytes(v, la, buf, n * size, false))
+        return true;
+    // The fault is that of the first value which cannot be written, and the highest one is written first.
+    for (unsigned i = n; i-- > 0;)
+        if (!interp_probe(v, la + i * size, size, CPU_WRITE, false))
+            break;
+    return false;
 }
 
 static bool push_wrapping(struct interp_vcpu *v, const struct frame *f, const uint64_t *val, unsigned n, unsigned size)

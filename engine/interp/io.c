@@ -105,10 +105,10 @@ static enum interp_result string(struct interp_vcpu *v, const struct interp_insn
     uint16_t port = v->s.gpr[CPU_RDX] & 0xffff;
     uint64_t mask = address_mask(i), step = v->s.rflags & RFLAGS_DF ? -(uint64_t)size : size;
     unsigned reg = in ? CPU_RDI : CPU_RSI;
+    if (!port_allowed(v, port, size)) // even for no element
+        return INTERP_FAULT;
     if (i->rep && !(v->s.gpr[CPU_RCX] & mask))
         return INTERP_NEXT;
-    if (!port_allowed(v, port, size))
-        return INTERP_FAULT;
     for (unsigned n = 0; n < IO_BURST; n++) {
         if (!(in ? in_element(v, i, port, size) : out_element(v, i, port, size)))
             return INTERP_FAULT;

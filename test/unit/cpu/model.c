@@ -297,6 +297,22 @@ static void clocks(void **state)
     assert_int_equal(ask(&m, &s, 0, 0x40000000, 0).ebx, 0);
 }
 
+// CPUID looks at ECX only in leaves that have subleaves: software leaves anything in it for the others.
+static void ignores_ecx(void **state)
+{
+    (void)state;
+    struct cpu_model m = made(NULL, (struct cpu_config){.cpus = 2, .tsc_khz = 2000000, .paravirt = true});
+    struct cpu_state s = {0};
+    static const uint32_t leaves[] = {0, 1, 0x15, 0x16, 0x40000000, 0x80000000, 0x80000001, 0x80000008};
+    for (unsigned i = 0; i < sizeof leaves / sizeof *leaves; i++) {
+        struct cpuid_regs a, b;
+        cpu_cpuid(&m, &s, 0, leaves[i], 0, &a);
+        cpu_cpuid(&m, &s, 0, leaves[i], 0x12345678, &b);
+        assert_memory_equal(&a, &b, sizeof a);
+        assert_true(a.eax | a.ebx | a.ecx | a.edx);
+    }
+}
+
 static void out_of_range(void **state)
 {
     (void)state;
@@ -337,11 +353,12 @@ static void intel_host(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(identity, setup),     cmocka_unit_test_setup(same_everywhere, setup),
-        cmocka_unit_test_setup(levels, setup),       cmocka_unit_test_setup(refuses, setup),
-        cmocka_unit_test_setup(changes, setup),      cmocka_unit_test_setup(topology, setup),
-        cmocka_unit_test_setup(dynamic, setup),      cmocka_unit_test_setup(clocks, setup),
-        cmocka_unit_test_setup(out_of_range, setup), cmocka_unit_test_setup(intel_host, setup),
+        cmocka_unit_test_setup(identity, setup),    cmocka_unit_test_setup(same_everywhere, setup),
+        cmocka_unit_test_setup(levels, setup),      cmocka_unit_test_setup(refuses, setup),
+        cmocka_unit_test_setup(changes, setup),     cmocka_unit_test_setup(topology, setup),
+        cmocka_unit_test_setup(dynamic, setup),     cmocka_unit_test_setup(clocks, setup),
+        cmocka_unit_test_setup(ignores_ecx, setup), cmocka_unit_test_setup(out_of_range, setup),
+        cmocka_unit_test_setup(intel_host, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

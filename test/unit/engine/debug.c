@@ -48,6 +48,14 @@ static void single_step(void **state)
     assert_int_equal(bed_stack(&b, 2, 8), RFLAGS_TF | 2);
     bed_close(&b);
 
+    bed_open(&b, BED_LONG); // a breakpoint on the next instruction shows as well
+    b.s.rflags |= RFLAGS_TF;
+    b.s.dr[1] = BED_CODE + 1;
+    b.s.dr7 = arm(1, EXEC, 0);
+    RUN(&b, nops);
+    trapped(&b, BED_CODE + 1, BS | B1);
+    bed_close(&b);
+
     bed_open(&b, BED_LONG); // POPF that sets TF: the instruction after it is the first to trap
     b.s.gpr[CPU_RSP] -= 8;
     bed_write(&b, b.s.gpr[CPU_RSP], RFLAGS_TF | 2, 8);
