@@ -63,6 +63,12 @@ bool cpu_model_has(const struct cpu_model *m, uint32_t leaf, uint32_t subleaf, u
     return *cpuid_reg(&r, reg) >> bit & 1;
 }
 
+uint32_t cpu_model_signature(const struct cpu_model *m)
+{
+    const struct cpuid_leaf *l = find(m, 1, 0);
+    return l ? l->r.eax : 0;
+}
+
 // --- which features
 // -------------------------------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,9 @@ extern const char *const cpu_model_names[]; // NULL-terminated
 void cpu_cpuid(const struct cpu_model *m, const struct cpu_state *s, unsigned apic_id, uint32_t leaf, uint32_t subleaf,
                struct cpuid_regs *r);
 
+// What RDX holds after RESET and INIT: family, model, stepping.
+uint32_t cpu_model_signature(const struct cpu_model *m);
+
 // True if the model's CPUID has the feature (a bit of a register of a leaf).
 bool cpu_model_has(const struct cpu_model *m, uint32_t leaf, uint32_t subleaf, unsigned reg, unsigned bit);
 

@@ -88,7 +88,7 @@ static const struct row rows[] = {
     {MSR_MCG_CAP,        1, 1, 0, CONSTANT, ANY, MCG_CAP_CTL_P, NEEDS(1, EDX, 14)},
     {MSR_MCG_STATUS,     1, 1, FIELD(msr.mcg_status), PLAIN, ANY, 7, NEEDS(1, EDX, 14)},
     {MSR_MCG_CAP + 2,    1, 1, FIELD(msr.mcg_ctl), RULE_ALL_OR_NONE, ANY, 0, NEEDS(1, EDX, 14)},
-    {MSR_DEBUGCTL,       1, 1, FIELD(msr.debugctl), PLAIN, ANY, 0},
+    {MSR_DEBUGCTL,       1, 1, FIELD(msr.debugctl), PLAIN, ANY, DEBUGCTL_BTF},
     {MSR_XSS,            1, 1, FIELD(msr.xss), PLAIN, ANY, 0, NEEDS(0xd, EAX, 3)},
 
     {MSR_SPEC_CTRL,      1, 1, FIELD(msr.spec_ctrl), PLAIN, ANY, 3, NEEDS(7, EDX, 26)},

@@ -42,6 +42,8 @@ enum {
     MSR_TSC_AUX = 0xc0000103,
 };
 
+#define DEBUGCTL_BTF (1ull << 1) // single-step on branches
+
 enum cpu_msr_result {
     CPU_MSR_OK,
     CPU_MSR_GP,      // reserved bits, read-only, or non-canonical

@@ -5,8 +5,8 @@
 // than EFER, and the cache-control bits CR0.CD and CR0.NW. Both start at FFFF:FFF0 seen through the unreal segment
 // F000 with base FFFF0000, except that a CPU that is not the bootstrap one waits for its startup IPI.
 //
-// RDX is left 0 here: hardware puts its signature (CPUID leaf 1, EAX) there, which is the model's, so the engine that
-// knows the model fills it in.
+// RDX is left 0 here: hardware puts its signature there, which is the model's (cpu_model_signature), so whoever knows
+// the model fills it in.
 #include "cpu/state.h"
 #include <string.h>
 

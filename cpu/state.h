@@ -149,7 +149,7 @@ struct cpu_msrs {
     uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t pat, tsc_aux, tsc_adjust;
-    uint64_t spec_ctrl, misc_enable, feature_control, xss, debugctl;
+    uint64_t spec_ctrl, misc_enable, xss, debugctl;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[CPU_MTRR_VARIABLE], mtrr_mask[CPU_MTRR_VARIABLE];
     uint64_t mcg_status, mcg_ctl;
 };

@@ -35,7 +35,7 @@ static int take_engine(struct run_options *o, char *v, struct error *err)
 static int take_cpu(struct run_options *o, char *v, struct error *err)
 {
     for (const char *const *n = cpu_model_names; *n; n++)
-        if (!strcmp(*n, v)) {
+        if (strlen(*n) == strcspn(v, ",") && !memcmp(*n, v, strlen(*n))) { // changes after a comma: cpu_model_make
             o->cpu = v;
             return 0;
         }
@@ -235,7 +235,8 @@ static const struct option options[] = {
     {"disk", "FILE[,ro][,serial=S]", "raw image or block device; may be given several times", take_disk},
     {"cpus", "N", "virtual CPUs (default 1)", take_cpus},
     {"memory", "SIZE", "such as 512M or 2G (default 1G; a bare number is MiB)", take_memory},
-    {"cpu", "MODEL", "x86-64-v2, x86-64-v3 or host (default: v3 where the host can, else v2)", take_cpu},
+    {"cpu", "MODEL",
+     "x86-64-v2, x86-64-v3 or host, and changes such as ,+la57,-avx2 (default: v3 if possible, else v2)", take_cpu},
     {"engine", "NAME", "what executes the CPUs; auto (the default) or a name that trapeze doctor shows", take_engine},
     {"console", "WHERE", "the serial port: stdio (default), pty, socket:PATH, file:PATH, none", take_console},
     {"hvc", "WHERE", "a virtio console (hvc0) as well; the same choices", take_hvc},

@@ -9,6 +9,7 @@ static int reset_cpu(struct vm *vm, unsigned id, struct error *err)
     struct engine_vcpu *engine = vm->vcpu[id]->engine;
     struct cpu_state s;
     cpu_reset(&s, id == 0);
+    s.gpr[CPU_RDX] = cpu_model_signature(vm->model);
     if (id == 0 && vm->boot) {
         int e = vm->boot(vm, vm->boot_ctx, &s, err);
         if (e < 0)

@@ -8,6 +8,7 @@
 //
 // Example: DR7 = 0x000d0402: DR0 watches writes of 4 bytes, globally. A store to it completes, memory.c calls
 // interp_data_breakpoint, pending_debug gets B0, and the #DB comes with RIP after the store.
+#include "cpu/msr.h"
 #include "engine/interp/system.h"
 
 enum { BREAK_EXEC = 0, BREAK_WRITE = 1, BREAK_PORT = 2, BREAK_ACCESS = 3 };
@@ -57,11 +58,13 @@ void debug_port(struct interp_vcpu *v, uint16_t port, unsigned size)
         v->s.ev.pending_debug |= matches(&v->s, 1 << BREAK_PORT, port, size);
 }
 
-// What a #DB says in DR6. The breakpoint bits are those of this event alone, the others accumulate.
+// What a #DB says in DR6. The breakpoint bits are those of this event alone, the others accumulate. It switches off
+// stepping by branches and the guard of the debug registers.
 static void record(struct interp_vcpu *v, uint64_t bits)
 {
     v->s.dr6 = (v->s.dr6 & ~0xfull) | bits;
     v->s.dr7 &= ~(uint64_t)DR7_GD;
+    v->s.msr.debugctl &= ~DEBUGCTL_BTF;
 }
 
 enum interp_result debug_fault(struct interp_vcpu *v, uint64_t bits)
@@ -92,11 +95,11 @@ static bool trap(struct interp_vcpu *v)
     return true;
 }
 
-bool interp_after_debug(struct interp_vcpu *v, bool single_step_was_on)
+bool interp_after_debug(struct interp_vcpu *v, bool single_step_was_on, bool branched)
 {
-    if (!v->keep_rf)
+    if (!v->keep_rf && !v->amid)
         v->s.rflags &= ~RFLAGS_RF;
-    if (single_step_was_on && !v->no_step)
+    if (single_step_was_on && !v->no_step && (branched || !(v->s.msr.debugctl & DEBUGCTL_BTF)))
         v->s.ev.pending_debug |= DR6_BS;
     if (v->s.ev.shadow == CPU_SHADOW_MOV_SS)
         return false;

@@ -45,7 +45,7 @@ int decoder_create(const struct cpu_model *m, struct interp_decoder **out, struc
     for (unsigned n = 0; n <= MODE_LONG64; n++) {
         ZydisDecoder *z = &d->mode[n];
         ZydisDecoderInit(z, modes[n].machine, modes[n].stack);
-        ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_AMD_BRANCHES, isa_is_amd(m));
+        ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_AMD_BRANCHES, m->vendor == CPU_VENDOR_AMD);
         ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
         ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
         ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);

@@ -219,6 +219,7 @@ static bool deliver(struct interp_vcpu *v, const struct event *e)
     else
         done = deliver_protected(v, e);
     if (done) {
+        v->amid = false;
         v->s.ev.shadow = CPU_SHADOW_NONE;
         v->s.ev.activity = CPU_RUNNING;
         return true;
@@ -292,7 +293,7 @@ bool deliver_v86_redirected(struct interp_vcpu *v, uint8_t vector, uint64_t retu
 // A trap (#DB), INT1, or something from outside: it comes after an instruction, and is not a fault.
 static void deliver_between(struct interp_vcpu *v, uint8_t vector)
 {
-    struct event e = {.vector = vector, .rip = v->s.rip, .flags = v->s.rflags};
+    struct event e = {.vector = vector, .rip = v->s.rip, .flags = v->s.rflags | (v->amid ? RFLAGS_RF : 0)};
     if (deliver(v, &e))
         return;
     // Not an exception's fault: it is delivered by itself, after what an exception of the benign class would do.

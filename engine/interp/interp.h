@@ -100,6 +100,7 @@ struct interp_vcpu {
     uint8_t mode;    // enum interp_mode
     bool keep_rf; // the instruction has loaded RF itself (IRET, a task switch); see interp_after_debug
     bool no_step; // it is not single-stepped by the TF from before it (SYSCALL, INT n, ...)
+    bool amid;    // the last instruction said AGAIN: what is delivered now saves RF, so that it is resumed
     struct interp_tlb *tlb;
     struct tlb_near *near; // of tlb: the tables in force
     struct tlb_near_code *near_code;
@@ -214,7 +215,8 @@ void interp_deliver_external(struct interp_vcpu *v, uint8_t vector); // vector 2
 // slow path, one instruction at a time with these two around it, whenever rflags has TF or RF, ev.shadow is set, DR7
 // arms anything or ev.pending_debug waits. It clears ev.shadow just before the instruction executes: what is there
 // afterwards was set by it (STI, MOV SS), what was there before is seen by interp_before_debug.
-bool interp_after_debug(struct interp_vcpu *v, bool single_step_was_on);
+// `branched`: it said JUMP (for DEBUGCTL.BTF).
+bool interp_after_debug(struct interp_vcpu *v, bool single_step_was_on, bool branched);
 bool interp_before_debug(struct interp_vcpu *v); // instruction breakpoint at rip
 void interp_data_breakpoint(struct interp_vcpu *v, uint64_t la, unsigned size,
                             enum cpu_access access); // called by memory.c only when DR7 arms some

@@ -98,11 +98,3 @@ bool isa_allows(const struct cpu_model *m, unsigned isa_set)
     }
     return found;
 }
-
-bool isa_is_amd(const struct cpu_model *m)
-{
-    for (unsigned n = 0; n < m->count; n++)
-        if (m->leaf[n].leaf == 0)
-            return !memcmp(&m->leaf[n].r.ebx, "Auth", 4);
-    return false;
-}

@@ -6,4 +6,3 @@ struct cpu_model;
 
 // `isa_set` is a ZydisISASet.
 bool isa_allows(const struct cpu_model *m, unsigned isa_set);
-bool isa_is_amd(const struct cpu_model *m);

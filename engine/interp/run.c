@@ -54,6 +54,7 @@ static enum interp_result block_run(struct interp_vcpu *v, struct interp_block *
         if (++i == end)
             break;
     }
+    v->amid = r == INTERP_AGAIN;
     v->count.instructions += i - b->insn;
     if (r == INTERP_NEXT)
         v->s.rip = advanced(v, rip, 0);
@@ -90,6 +91,7 @@ static bool take(struct interp_vcpu *v, uint32_t bit)
 static void reset_by_init(struct interp_vcpu *v)
 {
     cpu_init(&v->s, v->base.id == 0);
+    v->s.gpr[CPU_RDX] = cpu_model_signature(v->model);
     interp_mode_changed(v);
     interp_tlb_flush_all(v);
     if (v->base.vm->config.up->init) { // its local APIC takes the INIT too
@@ -220,7 +222,7 @@ static enum interp_result step(struct interp_vcpu *v)
     if (r == INTERP_FAULT)
         interp_deliver_fault(v);
     else
-        interp_after_debug(v, trap);
+        interp_after_debug(v, trap, r == INTERP_JUMP);
     return r;
 }
 

@@ -182,7 +182,8 @@ static void unguarded_amd(void **state)
     unknown(MSR_PRED_CMD);
     unknown(MSR_ARCH_CAPABILITIES);
     unknown(MSR_XSS);
-    gp(MSR_DEBUGCTL, 1);
+    gp(MSR_DEBUGCTL, 1); // no branch records
+    ok(MSR_DEBUGCTL, 2);
 }
 
 static void intel_msrs(void **state)

@@ -5,6 +5,7 @@ enum { B0 = 1, B1 = 2, BD = 1 << 13, BS = 1 << 14, GD = 1 << 13 };
 enum { EXEC = 0, WRITE = 1, PORT = 2, ACCESS = 3 };
 
 GUEST(nops, 64, "nop; nop; nop; hlt");
+GUEST(branches, 64, "jc 1f; jmp 1f; 1: nop; hlt");
 GUEST(store, 64, "mov %eax, 0x8000; nop; hlt");
 GUEST(load, 64, "mov 0x8000, %eax; nop; hlt");
 GUEST(mov_ss, 64, "mov 0x8000, %ss; nop; nop; hlt");
@@ -56,6 +57,14 @@ static void single_step(void **state)
     trapped(&b, BED_CODE + 1, BS | B1);
     bed_close(&b);
 
+    bed_open(&b, BED_LONG); // BTF: only a taken branch traps, and once
+    b.s.rflags |= RFLAGS_TF;
+    b.s.msr.debugctl = 2;
+    RUN(&b, branches);
+    trapped(&b, BED_CODE + 4, BS);
+    assert_int_equal(b.s.msr.debugctl, 0);
+    bed_close(&b);
+
     bed_open(&b, BED_LONG); // POPF that sets TF: the instruction after it is the first to trap
     b.s.gpr[CPU_RSP] -= 8;
     bed_write(&b, b.s.gpr[CPU_RSP], RFLAGS_TF | 2, 8);
@@ -79,6 +88,7 @@ static void single_step(void **state)
     RUN(&b, movs);
     trapped(&b, BED_CODE, BS);
     assert_int_equal(b.s.gpr[CPU_RCX], 2);
+    assert_int_equal(bed_stack(&b, 2, 8), RFLAGS_TF | RFLAGS_RF | 2); // it goes on
     bed_close(&b);
 
     bed_open(&b, BED_LONG); // INT n is not stepped: its handler runs with TF clear
@@ -188,6 +198,19 @@ static void execution(void **state)
     b.s.rflags |= RFLAGS_RF;
     RUN(&b, nops);
     assert_int_equal(bed_vector(&b), -1);
+    assert_int_equal(b.s.rflags, 2);
+    bed_close(&b);
+
+    bed_open(&b, BED_LONG); // a string instruction with RF runs to its end, and loses it then
+    b.s.dr[0] = BED_CODE;
+    b.s.dr7 = arm(0, EXEC, 0);
+    b.s.rflags |= RFLAGS_RF;
+    b.s.gpr[CPU_RCX] = 0x1800;
+    b.s.gpr[CPU_RSI] = 0x100000;
+    b.s.gpr[CPU_RDI] = 0x200000;
+    RUN(&b, movs);
+    assert_int_equal(bed_vector(&b), -1);
+    assert_int_equal(b.s.gpr[CPU_RCX], 0);
     assert_int_equal(b.s.rflags, 2);
     bed_close(&b);
 
