@@ -4,13 +4,20 @@
 // level-triggered pin sends it while it is asserted, not masked, and not under way already: "remote IRR" is set when
 // the message goes and cleared by the EOI, after which a pin that is still asserted sends again.
 //
+// A level that nobody lets fall would interrupt again before the CPU executes a single instruction after its IRET, for
+// ever; on real hardware the messages' travelling time lets the program creep forward. So after STORM interrupts in a
+// row each further one is held back for PAUSE.
+//
 // Example: entry 0x000000000000a031 is level-triggered, active low, fixed, vector 0x31, to APIC id 0.
 #include "chip/ioapic.h"
 #include "vm/alloc.h"
 #include <errno.h>
+#include <string.h>
 
 enum { REG_SELECT = 0x00, REG_WINDOW = 0x10, REG_EOI = 0x40 };                         // in the MMIO page
 enum { INDEX_ID = 0, INDEX_VERSION = 1, INDEX_ARBITRATION = 2, INDEX_ENTRIES = 0x10 }; // by REG_SELECT
+
+enum { STORM = 64, PAUSE = 100000 }; // ns
 
 #define ENTRY_REMOTE_IRR (1ull << 14)
 #define ENTRY_LEVEL (1ull << 15)
@@ -50,6 +57,8 @@ void ioapic_set(struct ioapic *io, unsigned pin, bool asserted)
         return;
     vm_lock(&io->dev.lock);
     bool was = io->level >> pin & 1;
+    if (!asserted)
+        io->storm[pin] = 0;
     io->level = (io->level & ~(1u << pin)) | (uint32_t)asserted << pin;
     if (io->entry[pin] & ENTRY_LEVEL)
         service(io, pin);
@@ -64,9 +73,21 @@ static void eoi(struct ioapic *io, uint8_t vector)
         uint64_t *e = &io->entry[i];
         if ((uint8_t)*e == vector && (*e & ENTRY_REMOTE_IRR)) {
             *e &= ~ENTRY_REMOTE_IRR;
-            service(io, i);
+            if (io->storm[i] < STORM) {
+                io->storm[i]++;
+                service(io, i);
+            } else {
+                vm_timer_set(&io->timer, vm_clock_ns(&io->dev.vm->clock) + PAUSE);
+            }
         }
     }
+}
+
+static void service_all(struct device *d, struct vm_timer *t)
+{
+    (void)t;
+    for (unsigned i = 0; i < IOAPIC_PINS; i++)
+        service((struct ioapic *)d, i);
 }
 
 void ioapic_eoi(struct ioapic *io, uint8_t vector)
@@ -127,6 +148,8 @@ static void ioapic_reset(struct device *d)
     io->select = 0;
     for (unsigned i = 0; i < IOAPIC_PINS; i++)
         io->entry[i] = ENTRY_MASKED;
+    memset(io->storm, 0, sizeof io->storm);
+    vm_timer_cancel(&io->timer);
 }
 
 static int ioapic_loaded(struct device *d)
@@ -135,6 +158,7 @@ static int ioapic_loaded(struct device *d)
     io->level &= (1u << IOAPIC_PINS) - 1;
     for (unsigned i = 0; i < IOAPIC_PINS; i++)
         io->entry[i] &= ENTRY_WRITABLE | (io->entry[i] & ENTRY_LEVEL ? ENTRY_REMOTE_IRR : 0);
+    vm_timer_set(&io->timer, vm_clock_ns(&d->vm->clock) + PAUSE); // in case that it was saved in a pause
     return 0;
 }
 
@@ -173,6 +197,7 @@ int ioapic_create(struct vm *vm, uint8_t id, void *ctx, void (*send)(void *ctx, 
     io->ctx = ctx;
     io->send = send;
     device_add(vm, &io->dev, &ops, "ioapic");
+    vm_timer_init(&io->timer, &io->dev, service_all);
     ioapic_reset(&io->dev);
     *out = io;
     return bus_add(

@@ -17,6 +17,8 @@ struct ioapic {
     uint8_t select; // IOREGSEL
     uint32_t level; // pins that are asserted
     uint64_t entry[IOAPIC_PINS];
+    uint8_t storm[IOAPIC_PINS]; // interrupts in a row at whose EOI the pin was still asserted; saturates
+    struct vm_timer timer;      // ends the pause of a storm
     void *ctx;
     void (*send)(void *ctx, const struct apic_message *m);
 };

@@ -129,6 +129,32 @@ static void levels(void **state)
     fake_vm_destroy(&b.f);
 }
 
+// A level that stays up does not keep the CPU from everything else.
+static void storm(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b);
+    entry(&b, 16, 0x8041);
+    ioapic_set(b.io, 16, true);
+    for (unsigned i = 0; i < 10000; i++)
+        ioapic_eoi(b.io, 0x41);
+    assert_in_range(b.sent, 10, 100);
+    unsigned before = b.sent;
+    for (unsigned i = 0; i < 100; i++) {
+        fake_vm_advance(&b.f, 1000000);
+        ioapic_eoi(b.io, 0x41);
+    }
+    assert_int_equal(b.sent, before + 100);
+    ioapic_set(b.io, 16, false);
+    fake_vm_advance(&b.f, 1000000);
+    assert_int_equal(b.sent, before + 100);
+    ioapic_set(b.io, 16, true); // over: at once again
+    ioapic_eoi(b.io, 0x41);
+    assert_int_equal(b.sent, before + 102);
+    fake_vm_destroy(&b.f);
+}
+
 static void saves_and_loads(void **state)
 {
     (void)state;
@@ -152,10 +178,8 @@ static void saves_and_loads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(registers),
-        cmocka_unit_test(edges),
-        cmocka_unit_test(levels),
-        cmocka_unit_test(saves_and_loads),
+        cmocka_unit_test(registers), cmocka_unit_test(edges),           cmocka_unit_test(levels),
+        cmocka_unit_test(storm),     cmocka_unit_test(saves_and_loads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
