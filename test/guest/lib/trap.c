@@ -31,7 +31,10 @@ void trap_dispatch(struct trap *t)
     bool outer = (t->cs & 3) || (t->flags & 0x20000);
     ulong rsp = outer ? t->rsp : (ulong)&t->rsp, ss = outer ? t->ss : KDATA;
 #endif
-    if (!running)
+    // Runs are the first CPU's business: a trap of another one never ends them.
+    u16 task;
+    asm("str %0" : "=r"(task));
+    if (!running || (task >= TSS_SEL(1) && task < FREE_SEL))
         panic("unexpected %t at %x:%x, flags %x, rsp %x:%x, cr2 %x", t->vector, (long)t->error, t->cs, t->rip, t->flags,
               ss, rsp, read_cr2());
     running = false;
