@@ -2,6 +2,7 @@
 #include "engine/dbt/cache.h"
 #include "engine/dbt/runtime.h"
 #include "engine/dbt/translate.h"
+#include "engine/interp/decode.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -29,6 +30,7 @@ struct code_pair { // a linear page and the physical page it was mapped to
 static void *arena_take(struct dbt_cache *c, size_t size)
 {
     size = (size + 15) & ~(size_t)15;
+    c->arena_at = (c->arena_at + 15) & ~(size_t)15;
     if (c->arena_size - c->arena_at < size)
         return NULL;
     void *p = c->arena + c->arena_at;
@@ -68,7 +70,7 @@ int dbt_cache_create(struct dbt_vcpu *v, uint64_t size, struct error *err)
         return error_set(err, e ? e : ENOMEM, "code cache of %llu bytes: no memory that can be executed",
                          (unsigned long long)size);
     }
-    ZydisDecoderInit(&c->t->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    c->t->decoder = decoder_zydis(v->i.decoder, MODE_LONG64);
     c->t->v = v;
     c->next_id = 1;
     c->at = c->rw;
@@ -119,9 +121,7 @@ void dbt_cache_flush(struct dbt_vcpu *v)
     memset(c->page, 0, sizeof c->page);
     memset(c->pair, 0, sizeof c->pair);
     memset(v->itlb, 0, sizeof v->itlb);
-    for (unsigned view = 0; view < DBT_VIEWS; view++)
-        for (unsigned k = 0; k < DBT_IBL_SIZE; k++)
-            v->ibl[view][k] = c->runtime.indirect_miss_address;
+    dbt_ibl_clear(v);
     c->orders = 0;
     c->arena_at = 0;
     c->at = c->begin;
@@ -215,7 +215,8 @@ static struct dbt_block *make(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, c
     struct dbt_cache *c = v->cache;
     struct dbt_translation *t = c->t;
     t->key = (uint8_t)key;
-    dbt_scan(t, rip, page + (phys & (PAGE - 1)), PAGE - (unsigned)(phys & (PAGE - 1)), DBT_MAX_INSNS);
+    dbt_scan(t, rip, page + (phys & (PAGE - 1)), PAGE - (unsigned)(phys & (PAGE - 1)),
+             key & DBT_KEY_SINGLE ? 1 : DBT_MAX_INSNS);
     if (!t->count)
         return NULL;
     struct code_page *cp = page_of(c, phys, true);

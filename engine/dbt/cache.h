@@ -50,6 +50,17 @@ static inline unsigned dbt_itlb_slot(uint64_t rip)
     return (unsigned)((rip >> 12) ^ (rip >> 22)) & (DBT_ITLB_SIZE - 1);
 }
 
+// A block's number is its place among the records.
+static inline uint32_t dbt_block_number(const struct dbt_cache *c, const struct dbt_block *b)
+{
+    return (uint32_t)(((const uint8_t *)b - c->arena) / 16);
+}
+
+static inline struct dbt_block *dbt_block_numbered(const struct dbt_cache *c, uint32_t number)
+{
+    return (struct dbt_block *)(c->arena + (uint64_t)number * 16);
+}
+
 // For the runtime, which comes first in the cache: where to write, what was written; and the executable address of
 // something written.
 struct emit dbt_cache_emitter(struct dbt_vcpu *v);
@@ -70,6 +81,8 @@ void dbt_patch(struct dbt_exit *x, const uint8_t *target);
 void dbt_link(struct dbt_vcpu *v, struct dbt_exit *x, struct dbt_block *to);
 // Makes indirect jumps find b.
 void dbt_ibl_set(struct dbt_vcpu *v, struct dbt_block *b);
+// Makes them find nothing.
+void dbt_ibl_clear(struct dbt_vcpu *v);
 
 // [gpa, gpa+size) has changed: forgets blocks made from it.
 void dbt_invalidate(struct dbt_vcpu *v, uint64_t gpa, uint64_t size);

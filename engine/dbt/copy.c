@@ -69,7 +69,8 @@ void dbt_copy(struct emit *e, const struct dbt_insn *i, const struct dbt_place *
         uint8_t b = i->bytes[opcode_at];
         if (rex && opcode_at == z->raw.rex.offset)
             break;
-        if (!is_segment_or_address_prefix(b))
+        // Nor may a REX prefix that another one kept from counting come to count.
+        if (!is_segment_or_address_prefix(b) && (b & 0xf0) != 0x40)
             e8(e, b);
     }
     const uint8_t *b = i->bytes;

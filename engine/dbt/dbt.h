@@ -64,6 +64,9 @@ enum {
     // Every access is checked on its own, the stack's too: the stack pointer, or something else that is accessed in
     // pieces, is at a page's edge.
     DBT_KEY_SPLIT = 1 << 3,
+    // Instructions are counted: every way out of the block goes to the dispatcher, none is linked.
+    DBT_KEY_ALONE = 1 << 4,
+    DBT_KEY_SINGLE = 1 << 5, // and it has one instruction only
 };
 
 struct dbt_block;
@@ -81,6 +84,7 @@ struct dbt_exit {
     struct dbt_block *to;     // linked target, or NULL
     struct dbt_exit *next_in; // in to->links_in
     uint8_t key;              // bits of the target's key that are inherited (DBT_KEY_SPLIT)
+    uint8_t done;             // instructions of the block that are done when it is taken
     bool far;                 // target in another page: enters at entry_far, flags in flag_slot
     bool back;                // enters where interrupts are polled
 };
@@ -94,6 +98,7 @@ struct dbt_site {
     uint16_t span;       // bytes to be accessed, from exit_address on
     uint8_t kind, write;
     uint8_t flags_in_slot; // else: nobody needs the flags
+    uint8_t done;          // instructions before this one
     uint32_t retry;        // where to try again: offset from the block's code
 };
 
@@ -110,9 +115,11 @@ struct dbt_block {
     uint16_t length; // guest bytes, within one page
     uint16_t insns;
     uint16_t exits, sites;
-    uint16_t live;    // guest registers that are in host registers inside of the block (others are at home)
-    uint32_t page_id; // what itlb must hold for a far entry
-    uint8_t *code;    // executable view
+    uint8_t branch_length; // of the indirect branch that ends it, if one does: bytes,
+    int32_t branch_rsp;    // and what it does to RSP
+    uint16_t live;         // guest registers that are in host registers inside of the block (others are at home)
+    uint32_t page_id;      // what itlb must hold for a far entry
+    uint8_t *code;         // executable view
     uint32_t near, back, far, indirect, end; // entries: offsets from code
     struct dbt_exit *exit;
     struct dbt_site *site;
@@ -135,6 +142,8 @@ struct dbt_vcpu {
     uint64_t enter_at;
     uint64_t exit_arg;     // struct dbt_exit *, struct dbt_block * or site number: see exit_why
     uint64_t exit_address; // linear address of an access, or target of an indirect jump
+    uint32_t fault_done;   // instructions of the block before the one that raised a host signal
+    uint32_t exit_from;    // number of the block that made the last indirect jump (dbt_block_number)
     uint32_t exit_why;
     uint32_t poll; // nonzero: leave at the next back edge
     uint32_t flag_slot;
@@ -144,6 +153,8 @@ struct dbt_vcpu {
     // The stack window.
     uint64_t stack_addend, stack_negative; // host RSP - guest RSP and its negative
     uint64_t stack_low;                    // host address of the window's first byte, or DBT_NO_WINDOW
+    uint8_t stack_view;                    // who may use it
+    uint8_t ibl_fpu;                       // DBT_KEY_FPU of the blocks that ibl leads to
     uint64_t scratch[4];
     bool fpu_live;               // the guest's x87, SSE and AVX state is in the host's registers, not in s.xsave
     bool kernel_code_not_global; // some itlb entry of the kernel's is of a page that a CR3 write flushes

@@ -150,6 +150,14 @@ static inline void e_gs_set8(struct emit *e, size_t field, unsigned value)
     e8(e, value);
 }
 
+static inline void e_gs_set32(struct emit *e, size_t field, uint32_t value)
+{
+    e8(e, 0x65);
+    e8(e, 0xc7);
+    e_mem(e, 0, NO_REG, NO_REG, 1, (int32_t)field);
+    e32(e, value);
+}
+
 // cmp dword gs:[field], imm (flags)
 static inline void e_gs_cmp32(struct emit *e, size_t field, uint32_t imm)
 {

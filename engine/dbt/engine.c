@@ -39,6 +39,11 @@ static void code_marked(struct interp_vcpu *i, page_word *page)
     interp_bus_unlock(i);
 }
 
+static void map_changed(struct interp_vcpu *i)
+{
+    dbt_cache_flush((struct dbt_vcpu *)i);
+}
+
 static void prod(struct interp_vcpu *i)
 {
     __atomic_store_n(&((struct dbt_vcpu *)i)->poll, 1, __ATOMIC_SEQ_CST);
@@ -49,6 +54,7 @@ static const struct interp_mirror mirror = {
     .tlb_flush_page = dbt_tlb_flush_page,
     .code_marked = code_marked,
     .code_written = dbt_code_written,
+    .map_changed = map_changed,
     .prod = prod,
 };
 
@@ -142,7 +148,12 @@ static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct eng
 
 static enum engine_exit run(struct engine_vcpu *e, struct error *err)
 {
-    return dbt_run(VCPU(e), err);
+    return dbt_run(VCPU(e), UINT64_MAX, err);
+}
+
+static enum engine_exit step(struct engine_vcpu *e, uint64_t count, struct error *err)
+{
+    return dbt_run(VCPU(e), count, err);
 }
 
 static void kick(struct engine_vcpu *e)
@@ -200,6 +211,7 @@ const struct engine_ops engine_dbt = {
     .vcpu_create = vcpu_create,
     .vcpu_destroy = vcpu_destroy,
     .run = run,
+    .step = step,
     .kick = kick,
     .get_state = get_state,
     .set_state = set_state,

@@ -41,6 +41,7 @@ static bool guest_fault(ucontext_t *u)
     v->exit_why = DBT_WHY_FAULT | (insn->flags_in_slot ? DBT_WHY_SLOT : 0);
     v->exit_arg = (uint64_t)(uintptr_t)b;
     v->exit_address = b->rip + insn->rip;
+    v->fault_done = (uint32_t)(insn - b->map);
     g[REG_RSP] = (greg_t)v->host_rsp;
     g[REG_RIP] = (greg_t)dbt_runtime(v)->return_address;
     return true;

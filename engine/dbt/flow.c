@@ -4,6 +4,7 @@
 // them, borrowed registers back from memory. None of that touches flags.
 //
 // Flags at an exit: near exits leave them in the host's flags, far and indirect ones in flag_slot.
+#include "engine/dbt/cache.h"
 #include "engine/dbt/runtime.h"
 #include "engine/dbt/translate.h"
 
@@ -81,7 +82,7 @@ static unsigned new_exit(struct dbt_translation *t, unsigned index, uint64_t tar
         return 0;
     }
     struct dbt_exit *x = &t->exit[t->exits];
-    *x = (struct dbt_exit){.target = target, .key = t->key & DBT_KEY_SPLIT};
+    *x = (struct dbt_exit){.target = target, .key = t->key & DBT_KEY_SPLIT, .done = (uint8_t)(index + 1)};
     x->far = ((target ^ t->rip) & (uint64_t)(int64_t)PAGE_MASK) != 0;
     x->back = !x->far && target <= t->insn[index].rip;
     return t->exits++;
@@ -125,13 +126,19 @@ void dbt_exit_cond(struct dbt_translation *t, unsigned index, uint64_t target, u
     e_target(&t->e, over, t->e.p);
 }
 
-void dbt_exit_indirect(struct dbt_translation *t, unsigned target)
+void dbt_exit_indirect(struct dbt_translation *t, unsigned index, unsigned target)
 {
+    t->block->branch_length = t->insn[index].len;
     dbt_flags_save(t, target == t->s0 ? t->pool[0] : t->s0);
     store_high(t);
     if (target != CPU_R14)
         e_mov(&t->e, CPU_R14, target);
     load_borrowed(t);
+    e_gs_set32(&t->e, offsetof(struct dbt_vcpu, exit_from), dbt_block_number(t->v->cache, t->block));
+    if (t->key & DBT_KEY_ALONE) {
+        e_target(&t->e, e_jmp(&t->e), dbt_runtime(t->v)->indirect_miss);
+        return;
+    }
     e_movzx16(&t->e, CPU_R15, CPU_R14);
     e_jmp_gs(&t->e, CPU_R15, offsetof(struct dbt_vcpu, ibl) + (t->key & DBT_KEY_VIEW) * sizeof(uint64_t[DBT_IBL_SIZE]));
 }
@@ -140,6 +147,7 @@ void dbt_exit_step(struct dbt_translation *t, unsigned index)
 {
     unsigned x = new_exit(t, index, t->insn[index].rip);
     t->exit[x].far = false;
+    t->exit[x].done = (uint8_t)index;
     dbt_flags_restore(t, t->s0);
     store_high(t);
     load_borrowed(t);
@@ -184,6 +192,7 @@ static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
                               .kind = c->kind == COLD_STACK ? DBT_SITE_STACK : DBT_SITE_ACCESS,
                               .write = c->write,
                               .span = (uint16_t)c->span,
+                              .done = (uint8_t)c->insn,
                               .retry = (uint32_t)(c->retry - t->start)};
     e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_address));
     e_mov_imm(e, s, (uintptr_t)(t->site_base + t->sites));

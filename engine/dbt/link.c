@@ -35,6 +35,13 @@ void dbt_link(struct dbt_vcpu *v, struct dbt_exit *x, struct dbt_block *to)
     v->count.links++;
 }
 
+void dbt_ibl_clear(struct dbt_vcpu *v)
+{
+    for (unsigned view = 0; view < DBT_VIEWS; view++)
+        for (unsigned k = 0; k < DBT_IBL_SIZE; k++)
+            v->ibl[view][k] = v->cache->runtime.indirect_miss_address;
+}
+
 void dbt_ibl_set(struct dbt_vcpu *v, struct dbt_block *b)
 {
     if (!(b->key & DBT_KEY_SPLIT))

@@ -66,7 +66,7 @@ void dbt_emit_address(struct dbt_translation *t, unsigned reg, const struct dbt_
     unsigned base = m->base, index = m->index, scale = m->scale;
     if (base == CPU_RSP) { // the host's RSP is translated: back to the guest's
         e_gs_load(e, reg, offsetof(struct dbt_vcpu, stack_negative));
-        e_lea(e, reg, reg, CPU_RSP, 1, m->addr32 ? 0 : disp);
+        e_lea(e, reg, CPU_RSP, reg, 1, m->addr32 ? 0 : disp);
         if (m->addr32) {
             e_lea32(e, reg, reg, index, scale, disp);
         } else if (index != NO_REG) {

@@ -11,7 +11,21 @@
 #include "engine/interp/run.h"
 #include "engine/interp/tlb.h"
 
+enum { XSAVE_FIP = 8, XSAVE_FDP = 16 };
 enum { XSTATE = XSTATE_X87 | XSTATE_SSE | XSTATE_AVX };
+
+// The host's x87 remembers the last instruction's address as that of translated code; and its operand's address, which
+// nobody can know any more.
+static void hide_pointers(struct dbt_vcpu *v)
+{
+    uint64_t *fip = (uint64_t *)&v->i.s.xsave[XSAVE_FIP], *fdp = (uint64_t *)&v->i.s.xsave[XSAVE_FDP];
+    if (*fip - (uint64_t)(uintptr_t)v->cache->rx >= v->cache->size)
+        return;
+    const struct dbt_map *insn;
+    const struct dbt_block *b = dbt_block_at(v, *fip, &insn);
+    *fip = b ? b->rip + insn->rip : 0;
+    *fdp = 0;
+}
 
 void dbt_park(struct dbt_vcpu *v)
 {
@@ -23,6 +37,7 @@ void dbt_park(struct dbt_vcpu *v)
     __asm__ volatile("xsave64 %0\n\tvzeroupper\n\tfninit\n\tldmxcsr %1"
                      : "+m"(v->i.s.xsave)
                      : "m"(mxcsr), "a"(XSTATE), "d"(0));
+    hide_pointers(v);
 }
 
 void dbt_unpark(struct dbt_vcpu *v)
@@ -114,6 +129,8 @@ struct arrival {           // how we came to where we are
 
 static void arrive(struct dbt_vcpu *v, const struct arrival *a, struct dbt_block *b)
 {
+    if (b->key & DBT_KEY_ALONE)
+        return;
     if (a->link && a->flushes == v->count.cache_flushes)
         dbt_link(v, a->link, b);
     if (a->indirect)
@@ -127,23 +144,39 @@ static void step(struct dbt_vcpu *v)
     interp_step(&v->i);
 }
 
-static void left(struct dbt_vcpu *v, struct arrival *a)
+// An indirect branch to an address that is not canonical: #GP at the branch, which has done nothing (but for what a
+// call left below the stack pointer).
+static void branch_faults(struct dbt_vcpu *v, const struct dbt_block *b)
 {
+    v->i.s.rip = b->rip + b->length - b->branch_length;
+    v->i.s.gpr[CPU_RSP] -= (uint64_t)(int64_t)b->branch_rsp;
+    dbt_park(v);
+    interp_gp(&v->i, 0);
+    interp_deliver_fault(&v->i);
+}
+
+// `counted`: the block was entered by the dispatcher and is ALONE, so how much of it was done is known.
+static void left(struct dbt_vcpu *v, struct arrival *a, bool counted)
+{
+    unsigned done = 0;
     struct cpu_state *s = &v->i.s;
     const struct dbt_exit *x = (const struct dbt_exit *)(uintptr_t)v->exit_arg;
     const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
     const struct dbt_block *b = (const struct dbt_block *)(uintptr_t)v->exit_arg;
+    const struct dbt_block *from = dbt_block_numbered(v->cache, v->exit_from);
     *a = (struct arrival){0};
     switch (v->exit_why & ~(unsigned)DBT_WHY_SLOT) {
     case DBT_WHY_LINK:
         take_registers(v, BETWEEN);
         s->rip = x->target;
+        done = x->done;
         *a = (struct arrival){
             .link = (struct dbt_exit *)(uintptr_t)v->exit_arg, .flushes = v->count.cache_flushes, .key = x->key};
         break;
     case DBT_WHY_STEP:
         take_registers(v, BETWEEN);
         s->rip = x->target;
+        done = x->done;
         step(v);
         break;
     case DBT_WHY_POLL:
@@ -154,31 +187,51 @@ static void left(struct dbt_vcpu *v, struct arrival *a)
         break;
     case DBT_WHY_INDIRECT:
         take_registers(v, BETWEEN);
+        v->count.indirect_misses++;
+        if (!cpu_is_canonical(s, v->exit_address)) {
+            branch_faults(v, from);
+            done = from->insns - 1u;
+            break;
+        }
         s->rip = v->exit_address;
         a->indirect = true;
-        v->count.indirect_misses++;
+        done = from->insns;
         break;
     case DBT_WHY_SITE:
         take_registers(v, site->block->live);
         s->rip = site->block->rip + site->rip_offset;
+        done = site->done;
         step(v);
         break;
     case DBT_WHY_SPLIT:
         take_registers(v, site->block->live);
         s->rip = site->block->rip + site->rip_offset;
+        done = site->done;
         a->key = DBT_KEY_SPLIT;
         break;
     case DBT_WHY_FAULT:
         take_registers(v, b->live);
         s->rip = v->exit_address;
+        done = v->fault_done;
         v->count.host_faults++;
         step(v);
         break;
     }
+    if (counted)
+        v->i.count.instructions += done;
 }
 
 static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
 {
+    unsigned view = b->key & DBT_KEY_VIEW, fpu = b->key & DBT_KEY_FPU;
+    if (v->stack_view != view) {
+        v->stack_low = DBT_NO_WINDOW;
+        v->stack_view = (uint8_t)view;
+    }
+    if (v->ibl_fpu != fpu) {
+        dbt_ibl_clear(v);
+        v->ibl_fpu = (uint8_t)fpu;
+    }
     v->enter_at = (uint64_t)(uintptr_t)(b->code + b->near);
     v->host_flags = (v->i.s.rflags & RFLAGS_STATUS) | RFLAGS_FIXED | RFLAGS_IF;
     dbt_unpark(v);
@@ -186,8 +239,19 @@ static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
     dbt_runtime(v)->enter(v);
 }
 
-enum engine_exit dbt_run(struct dbt_vcpu *v, struct error *err)
+// Instructions are counted: blocks one at a time, and near the end such of one instruction.
+static struct dbt_block *find_counted(struct dbt_vcpu *v, unsigned key, uint64_t left)
 {
+    struct dbt_block *b = find(v, key | DBT_KEY_ALONE);
+    return b && b->insns > left ? find(v, key | DBT_KEY_ALONE | DBT_KEY_SINGLE) : b;
+}
+
+enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
+{
+    bool counted = count != UINT64_MAX;
+    uint64_t until = v->i.count.instructions + count;
+    if (until < count)
+        until = UINT64_MAX;
     struct interp_vcpu *i = &v->i;
     struct arrival a = {0};
     struct dbt_thread thread;
@@ -198,7 +262,10 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, struct error *err)
     interp_guest_enter(i);
     for (;;) {
         __atomic_store_n(&v->poll, 0, __ATOMIC_SEQ_CST);
-        dbt_take_written(v);
+        if (dbt_is_written(v)) {
+            dbt_park(v);
+            dbt_take_written(v);
+        }
         if (interp_attention(i)) {
             dbt_park(v);
             enum interp_event event = interp_events(i);
@@ -213,12 +280,18 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, struct error *err)
                 continue;
             }
             if (interp_stepping(i)) {
+                if (counted && i->count.instructions >= until)
+                    break;
                 step(v);
                 a = (struct arrival){0};
                 continue;
             }
         }
-        struct dbt_block *b = translatable(v) ? find(v, key_now(v) | a.key) : NULL;
+        if (counted && i->count.instructions >= until)
+            break;
+        struct dbt_block *b = !translatable(v) ? NULL
+                              : counted        ? find_counted(v, key_now(v) | a.key, until - i->count.instructions)
+                                               : find(v, key_now(v) | a.key);
         if (!b) {
             step(v);
             a = (struct arrival){0};
@@ -226,7 +299,7 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, struct error *err)
         }
         arrive(v, &a, b);
         enter(v, b);
-        left(v, &a);
+        left(v, &a, counted);
     }
     dbt_park(v);
     interp_guest_leave(i);

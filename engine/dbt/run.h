@@ -7,4 +7,5 @@ void dbt_park(struct dbt_vcpu *v);
 // And back.
 void dbt_unpark(struct dbt_vcpu *v);
 
-enum engine_exit dbt_run(struct dbt_vcpu *v, struct error *err);
+// `count` instructions at most (UINT64_MAX: no limit).
+enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err);

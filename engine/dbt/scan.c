@@ -4,6 +4,7 @@
 // kind known to be harmless (general-purpose and vector registers, flags, immediates, one explicit memory operand). All
 // others go to the interpreter.
 #include "engine/dbt/translate.h"
+#include "engine/interp/decode.h"
 
 enum { MAX_SIDE_EXITS = 4, MIN_SCRATCH = 2 };
 
@@ -213,6 +214,14 @@ static bool never_copied(const ZydisDecodedInstruction *z)
     case ZYDIS_MNEMONIC_XABORT:
     case ZYDIS_MNEMONIC_XTEST:
     case ZYDIS_MNEMONIC_FWAIT:
+    // The interpreter knows the last instruction's addresses as the guest sees them (dbt_park).
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    // Engines should give the same numbers.
+    case ZYDIS_MNEMONIC_RDRAND:
+    case ZYDIS_MNEMONIC_RDSEED:
         return true;
     // A bit string: the operand may be anywhere around the address.
     case ZYDIS_MNEMONIC_BT:
@@ -289,11 +298,13 @@ static void classify_branch(struct dbt_insn *i)
     bool relative = a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && a->imm.is_relative;
     if (relative)
         i->target = i->rip + i->len + (uint64_t)a->imm.value.s;
-    bool far = i->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || i->z.operand_width != 64;
+    // A target on the other side of the canonical boundary raises #GP at the branch.
+    bool far = i->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || i->z.operand_width != 64 ||
+               (relative && (i->target ^ i->rip) >> 47);
     i->class = CLASS_STEP;
     switch (i->z.meta.category) {
     case ZYDIS_CATEGORY_COND_BR:
-        if (i->z.mnemonic == ZYDIS_MNEMONIC_JRCXZ)
+        if (i->z.mnemonic == ZYDIS_MNEMONIC_JRCXZ && !far)
             i->class = CLASS_JRCXZ;
         else if (i->z.mnemonic != ZYDIS_MNEMONIC_JECXZ && i->z.mnemonic != ZYDIS_MNEMONIC_JCXZ &&
                  i->z.mnemonic != ZYDIS_MNEMONIC_LOOP && i->z.mnemonic != ZYDIS_MNEMONIC_LOOPE &&
@@ -334,6 +345,8 @@ static void classify(struct dbt_translation *t, struct dbt_insn *i)
     bool copyable = scan_operands(i);
     scan_flags(i);
     i->class = CLASS_STEP;
+    if (!decoder_allows(t->v->i.decoder, z))
+        return;
     if (is_skipped(z)) {
         i->class = CLASS_SKIP;
         i->mem.present = false;
@@ -419,13 +432,16 @@ void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsi
     t->used = t->written = 0;
     t->rip = rip;
     t->ends_open = true;
+    if (available > sizeof t->bytes)
+        available = sizeof t->bytes;
+    memcpy(t->bytes, code, available);
     while (t->count < most && t->count < DBT_MAX_INSNS) {
         struct dbt_insn *i = &t->insn[t->count];
         memset(i, 0, offsetof(struct dbt_insn, z));
-        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->decoder, code + at, available - at, &i->z, i->op)))
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(t->decoder, t->bytes + at, available - at, &i->z, i->op)))
             break; // over the page's edge, or no instruction: the interpreter will say
         i->rip = rip + at;
-        i->bytes = code + at;
+        i->bytes = t->bytes + at;
         i->len = i->z.length;
         classify(t, i);
         uint16_t used = t->used | i->used;

@@ -104,7 +104,7 @@ static void write_entries(struct dbt_translation *t, struct dbt_block *b)
 static void emit_guest_rsp(struct dbt_translation *t, unsigned reg)
 {
     e_gs_load(&t->e, reg, offsetof(struct dbt_vcpu, stack_negative));
-    e_lea(&t->e, reg, reg, CPU_RSP, 1, 0);
+    e_lea(&t->e, reg, CPU_RSP, reg, 1, 0);
 }
 
 // Flags must be right in the host's flags when the instruction reads them, or changes only some of those that are still
@@ -411,7 +411,8 @@ static bool write_ret(struct dbt_translation *t, unsigned k)
         if (more)
             e_lea(&t->e, CPU_RSP, CPU_RSP, NO_REG, 1, more);
     }
-    dbt_exit_indirect(t, t->s0);
+    t->block->branch_rsp = 8 + more;
+    dbt_exit_indirect(t, k, t->s0);
     return true;
 }
 
@@ -437,7 +438,8 @@ static bool write_indirect(struct dbt_translation *t, unsigned k)
         if (!push_return_address(t, k, temp))
             return false;
     }
-    dbt_exit_indirect(t, target);
+    t->block->branch_rsp = call ? -8 : 0;
+    dbt_exit_indirect(t, k, target);
     return true;
 }
 

@@ -94,11 +94,12 @@ struct dbt_group {
 
 struct dbt_translation {
     struct dbt_vcpu *v;
-    ZydisDecoder decoder;
+    const ZydisDecoder *decoder; // the interpreter's
     struct emit e;
     // The guest's side.
     uint64_t rip;
     uint8_t key;
+    uint8_t bytes[DBT_MAX_INSNS * 15]; // a copy: other vCPUs may be writing
     unsigned count;
     struct dbt_insn insn[DBT_MAX_INSNS];
     uint16_t used, written;
@@ -159,7 +160,7 @@ void dbt_flags_save(struct dbt_translation *t, unsigned temp);
 
 void dbt_exit_direct(struct dbt_translation *t, unsigned index, uint64_t target);
 void dbt_exit_cond(struct dbt_translation *t, unsigned index, uint64_t target, unsigned cond);
-void dbt_exit_indirect(struct dbt_translation *t, unsigned target_reg);
+void dbt_exit_indirect(struct dbt_translation *t, unsigned index, unsigned target_reg);
 void dbt_exit_step(struct dbt_translation *t, unsigned index);
 void dbt_write_cold(struct dbt_translation *t);
 

@@ -1,7 +1,6 @@
 // See written.h.
 #include "engine/dbt/written.h"
 #include "engine/dbt/cache.h"
-#include "engine/dbt/run.h"
 #include "engine/interp/shared.h"
 
 static void lock(struct dbt_vcpu *v)
@@ -43,11 +42,8 @@ void dbt_code_written(struct interp_vm *vm, struct interp_vcpu *i, uint64_t gpa,
 
 void dbt_take_written(struct dbt_vcpu *v)
 {
-    if (!__atomic_load_n(&v->written.count, __ATOMIC_SEQ_CST))
-        return;
     uint64_t gpa[DBT_WRITTEN];
     uint32_t size[DBT_WRITTEN];
-    dbt_park(v);
     lock(v);
     unsigned count = v->written.count;
     memcpy(gpa, v->written.gpa, sizeof gpa);

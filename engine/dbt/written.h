@@ -8,5 +8,9 @@
 #include "engine/dbt/dbt.h"
 
 void dbt_code_written(struct interp_vm *vm, struct interp_vcpu *i, uint64_t gpa, unsigned size, bool all);
-// Forgets what others have written. On the vCPU's thread.
+// Forgets what others have written. On the vCPU's thread, parked.
 void dbt_take_written(struct dbt_vcpu *v);
+static inline bool dbt_is_written(struct dbt_vcpu *v)
+{
+    return __atomic_load_n(&v->written.count, __ATOMIC_SEQ_CST);
+}

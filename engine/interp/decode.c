@@ -58,6 +58,11 @@ int decoder_create(const struct cpu_model *m, struct interp_decoder **out, struc
     return 0;
 }
 
+const ZydisDecoder *decoder_zydis(const struct interp_decoder *d, enum interp_mode mode)
+{
+    return &d->mode[mode];
+}
+
 void decoder_destroy(struct interp_decoder *d)
 {
     free(d);
@@ -207,8 +212,8 @@ static uint8_t repeat_prefix(const ZydisDecodedInstruction *z)
     return rep;
 }
 
-// Does the model have it? VMCALL and VMMCALL are hypercalls for any guest.
-static bool allowed(const struct interp_decoder *d, const ZydisDecodedInstruction *z)
+// VMCALL and VMMCALL are hypercalls for any guest.
+bool decoder_allows(const struct interp_decoder *d, const ZydisDecodedInstruction *z)
 {
     if (z->mnemonic == ZYDIS_MNEMONIC_VMCALL || z->mnemonic == ZYDIS_MNEMONIC_VMMCALL)
         return true;
@@ -252,7 +257,7 @@ bool decode_insn(struct interp_vcpu *v, const uint8_t *bytes, unsigned available
         return true;
     }
     out->len = z.length;
-    if (!allowed(d, &z))
+    if (!decoder_allows(d, &z))
         return true;
     out->mnemonic = z.mnemonic;
     out->opsize = z.operand_width / 8;

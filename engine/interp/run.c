@@ -67,19 +67,6 @@ static enum interp_result block_run(struct interp_vcpu *v, struct interp_block *
 
 // --- events
 
-// What makes the loop go one instruction at a time.
-bool interp_stepping(const struct interp_vcpu *v)
-{
-    return (v->s.rflags & (RFLAGS_TF | RFLAGS_RF)) || v->s.ev.shadow || (v->s.dr7 & 0xff) || v->s.ev.pending_debug;
-}
-
-bool interp_attention(const struct interp_vcpu *v)
-{
-    const struct cpu_events *ev = &v->s.ev;
-    return atomic_load_explicit(&v->base.pending, memory_order_relaxed) || ev->activity || ev->nmi_pending ||
-           ev->exception_pending || interp_stepping(v);
-}
-
 static bool take(struct interp_vcpu *v, uint32_t bit)
 {
     if (!(v->base.pending & bit))
@@ -159,15 +146,23 @@ static void deliver_pending(struct interp_vcpu *v)
     interp_deliver_fault(v);
 }
 
+// What was made from memory that may not be there any more.
+static void take_new_map(struct interp_vcpu *v)
+{
+    if (!v->flush_wanted)
+        return;
+    v->flush_wanted = false;
+    cache_flush(v);
+    if (v->vm->mirror)
+        v->vm->mirror->map_changed(v);
+}
+
 enum interp_event interp_events(struct interp_vcpu *v)
 {
     struct cpu_events *ev = &v->s.ev;
     if (v->base.pending & WORLD_STOP) {
         world_pause(v);
-        if (v->flush_wanted) {
-            v->flush_wanted = false;
-            cache_flush(v);
-        }
+        take_new_map(v);
     }
     if (take(v, ENGINE_EXIT))
         return EVENT_EXIT;
@@ -236,10 +231,7 @@ enum interp_result interp_step(struct interp_vcpu *v)
 void interp_guest_enter(struct interp_vcpu *v)
 {
     world_enter(v);
-    if (v->flush_wanted) {
-        v->flush_wanted = false;
-        cache_flush(v);
-    }
+    take_new_map(v);
 }
 
 void interp_guest_leave(struct interp_vcpu *v)

@@ -12,9 +12,19 @@ enum interp_event {
 // Looks at everything that can happen between two instructions. In the guest (world.h).
 enum interp_event interp_events(struct interp_vcpu *v);
 
-// Whether interp_events() has something to look at; whether instructions must be done one at a time.
-bool interp_attention(const struct interp_vcpu *v);
-bool interp_stepping(const struct interp_vcpu *v);
+// Whether instructions must be done one at a time.
+static inline bool interp_stepping(const struct interp_vcpu *v)
+{
+    return (v->s.rflags & (RFLAGS_TF | RFLAGS_RF)) || v->s.ev.shadow || (v->s.dr7 & 0xff) || v->s.ev.pending_debug;
+}
+
+// Whether interp_events() has something to look at, or interp_stepping().
+static inline bool interp_attention(const struct interp_vcpu *v)
+{
+    const struct cpu_events *ev = &v->s.ev;
+    return atomic_load_explicit(&v->base.pending, memory_order_relaxed) || ev->activity || ev->nmi_pending ||
+           ev->exception_pending || interp_stepping(v);
+}
 
 // Into the guest and out of it (world.h), as run() does.
 void interp_guest_enter(struct interp_vcpu *v);

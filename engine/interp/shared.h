@@ -13,6 +13,8 @@ struct interp_mirror {
     void (*code_marked)(struct interp_vcpu *v, page_word *page);
     // A page with code was written; `all`: it will not be watched any more, so all of it is to be forgotten.
     void (*code_written)(struct interp_vm *vm, struct interp_vcpu *v, uint64_t gpa, unsigned size, bool all);
+    // The memory map has changed: code at a guest-physical address may be other code.
+    void (*map_changed)(struct interp_vcpu *v);
     void (*prod)(struct interp_vcpu *v); // pending has something new; any thread
 };
 

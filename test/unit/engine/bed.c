@@ -5,6 +5,8 @@
 
 enum { HLT = 0xf4, INSTRUCTIONS = 100000 };
 
+#define FREELY UINT64_MAX // not counted
+
 static struct cpuid_regs host_cpuid(uint32_t leaf, uint32_t subleaf)
 {
     struct cpuid_regs r;
@@ -232,7 +234,7 @@ static void long_mode(struct bed *b)
     b->s.cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE;
 }
 
-void bed_open_model(struct bed *b, enum bed_mode mode, const char *model)
+void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine)
 {
     struct error e = {""};
     memset(b, 0, sizeof *b);
@@ -244,7 +246,7 @@ void bed_open_model(struct bed *b, enum bed_mode mode, const char *model)
     memset(b->ram, 0, BED_RAM);
     b->vector = -1;
     struct engine_vm_config c = {.model = &b->model, .up = &upcalls};
-    if (engine_interp.vm_create(&c, &b->vm, &e) || b->vm->ops->map(b->vm, 0, BED_RAM, b->ram, 0, &e) ||
+    if (engine->vm_create(&c, &b->vm, &e) || b->vm->ops->map(b->vm, 0, BED_RAM, b->ram, 0, &e) ||
         b->vm->ops->vcpu_create(b->vm, 0, b, &b->cpu, &e))
         fail_msg("%s", e.text);
     cpu_reset(&b->s, true);
@@ -263,6 +265,11 @@ void bed_open_model(struct bed *b, enum bed_mode mode, const char *model)
         tables(b, mode);
     }
     b->s.gpr[CPU_RSP] = BED_STACK;
+}
+
+void bed_open_model(struct bed *b, enum bed_mode mode, const char *model)
+{
+    bed_open_engine(b, mode, model, &engine_interp);
 }
 
 void bed_open(struct bed *b, enum bed_mode mode)
@@ -290,14 +297,14 @@ static void run(struct bed *b, uint64_t count)
     b->s.ev.activity = CPU_RUNNING; // an earlier run has ended in HLT
     if (b->vm->ops->set_state(b->cpu, &b->s, CPU_GROUP_ALL, &e))
         fail_msg("%s", e.text);
-    b->how = b->vm->ops->step(b->cpu, count, &e);
+    b->how = count == FREELY ? b->vm->ops->run(b->cpu, &e) : b->vm->ops->step(b->cpu, count, &e);
     b->vm->ops->get_state(b->cpu, &b->s, CPU_GROUP_ALL);
 }
 
 void bed_run(struct bed *b)
 {
     b->halts = 0;
-    run(b, INSTRUCTIONS);
+    run(b, b->free ? FREELY : INSTRUCTIONS);
     if (b->how == ENGINE_EXIT_REQUESTED && !b->halts)
         fail_msg("the guest did not come to its end: RIP %llx", (unsigned long long)b->s.rip);
 }

@@ -72,6 +72,7 @@ struct bed {
     uint64_t tsc;
     int vector; // of interrupt_ack, once; -1: none
     uint64_t port_value;
+    bool free; // bed_run counts no instructions: the engine runs as it does for real
     // what the owner has heard
     struct bed_event log[BED_LOG];
     unsigned events, halts;
@@ -80,6 +81,7 @@ struct bed {
 
 void bed_open(struct bed *b, enum bed_mode mode);
 void bed_open_model(struct bed *b, enum bed_mode mode, const char *model);
+void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine);
 void bed_close(struct bed *b);
 // Puts code at BED_CODE and RIP there.
 void bed_load(struct bed *b, const uint8_t *code, const uint8_t *end);
