@@ -107,14 +107,16 @@ static void emit_guest_rsp(struct dbt_translation *t, unsigned reg)
     e_lea(&t->e, reg, CPU_RSP, reg, 1, 0);
 }
 
-// Flags must be right in the host's flags when the instruction reads them, or changes only some of those that are still
-// needed.
+// The instruction reads flags, or changes only some of those that are still needed.
+static bool wants_flags(const struct dbt_insn *i)
+{
+    return i->flags_read || (i->flags_written && ((i->flags_live_out & ~i->flags_written) || i->flags_conditional));
+}
+
+// Has the flags in the host's flags if the instruction wants them there.
 static void flags_before(struct dbt_translation *t, const struct dbt_insn *i, unsigned temp)
 {
-    if (!t->flags_in_slot)
-        return;
-    bool keeps = i->flags_written ? (i->flags_live_out & ~i->flags_written) || i->flags_conditional : false;
-    if (i->flags_read || keeps)
+    if (wants_flags(i))
         dbt_flags_restore(t, temp);
     else if (i->flags_written)
         t->flags_in_slot = false; // all that is still needed is made anew
@@ -142,15 +144,17 @@ static bool write_copy(struct dbt_translation *t, unsigned k)
         p = &place;
     }
     if (!i->rsp_operand) {
-        unsigned temp = other_scratch(t, p);
-        if (p && t->flags_in_slot && (p->base == temp || p->index == temp))
-            return false;
-        // the temporary may hold a group's addend
-        if (t->flags_in_slot)
-            for (unsigned n = 0; n < t->pools; n++)
-                if (t->pool[n] == temp)
-                    t->group[n].valid = false;
-        flags_before(t, i, temp);
+        if (t->flags_in_slot && wants_flags(i)) {
+            if (p && p->base == t->s0 && p->index == t->pool[0]) { // both scratch registers: make it one
+                e_lea(&t->e, t->pool[0], t->s0, t->pool[0], 1, p->disp);
+                place = (struct dbt_place){t->pool[0], NO_REG, 1, 0};
+            }
+            unsigned temp = other_scratch(t, p);
+            if (temp == t->pool[0])
+                t->group[0].valid = false;
+            dbt_flags_restore(t, temp);
+        }
+        flags_before(t, i, NO_REG);
         dbt_copy(&t->e, i, p, NO_REG);
         return true;
     }
