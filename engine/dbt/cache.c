@@ -17,6 +17,7 @@ enum {
 struct code_page { // a guest-physical page that blocks were made from
     uint64_t phys;
     struct dbt_block *blocks;
+    struct dbt_block *crossing; // blocks of one instruction that ends in this page
     struct code_page *next;
 };
 
@@ -210,25 +211,53 @@ static bool note_order(struct dbt_cache *c, struct dbt_block *b)
     return true;
 }
 
-static struct dbt_block *make(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, const uint8_t *page, unsigned key)
+// An instruction that begins in one page and ends in the next. True if there is one.
+static bool scan_crossing(struct dbt_vcpu *v, const struct dbt_code *code)
+{
+    enum { LONGEST = 15 };
+    struct dbt_translation *t = v->cache->t;
+    uint8_t both[2 * LONGEST];
+    unsigned room = PAGE - (unsigned)(code->phys & (PAGE - 1));
+    if (room >= LONGEST || code->phys2 == DBT_NO_PAGE)
+        return false;
+    ram_mark_code(&v->i, code->word2);
+    memcpy(both, code->page + (code->phys & (PAGE - 1)), room);
+    memcpy(both + room, code->page2, LONGEST);
+    dbt_scan(t, code->rip, both, room + LONGEST, 1);
+    return t->count && t->insn[0].len > room;
+}
+
+static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key)
 {
     struct dbt_cache *c = v->cache;
     struct dbt_translation *t = c->t;
+    uint64_t rip = code->rip, phys = code->phys;
+    bool user = (key & DBT_KEY_VIEW) == DBT_USER;
     t->key = (uint8_t)key;
-    dbt_scan(t, rip, page + (phys & (PAGE - 1)), PAGE - (unsigned)(phys & (PAGE - 1)),
+    dbt_scan(t, rip, code->page + (phys & (PAGE - 1)), PAGE - (unsigned)(phys & (PAGE - 1)),
              key & DBT_KEY_SINGLE ? 1 : DBT_MAX_INSNS);
+    bool crosses = !t->count && scan_crossing(v, code);
     if (!t->count)
         return NULL;
     struct code_page *cp = page_of(c, phys, true);
-    uint32_t id = dbt_page_id(v, rip, phys, (key & DBT_KEY_VIEW) == DBT_USER);
+    uint32_t id = dbt_page_id(v, rip, phys, user);
+    struct code_page *second = crosses ? page_of(c, code->phys2, true) : NULL;
+    uint32_t id2 = crosses ? dbt_page_id(v, (rip | (PAGE - 1)) + 1, code->phys2, user) : 0;
     struct dbt_block *b = arena_take(c, sizeof *b);
     t->exit_base = arena_take(c, MAX_EXITS * sizeof *t->exit_base);
     void *map = arena_take(c, (t->count + 1) * sizeof *b->map);
     size_t sites_at = c->arena_at;
     t->site_base = arena_take(c, MAX_SITES * sizeof *t->site_base);
-    if (!cp || !id || !b || !t->exit_base || !map || !t->site_base || c->rw + c->size - c->at < MARGIN)
+    if (!cp || !id || (crosses && (!second || !id2)) || !b || !t->exit_base || !map || !t->site_base ||
+        c->rw + c->size - c->at < MARGIN)
         return NULL;
-    *b = (struct dbt_block){.rip = rip, .phys = phys, .key = (uint8_t)key, .page_id = id, .map = map};
+    *b = (struct dbt_block){.rip = rip,
+                            .phys = phys,
+                            .phys2 = crosses ? code->phys2 : DBT_NO_PAGE,
+                            .key = (uint8_t)key,
+                            .page_id = id,
+                            .page_id2 = id2,
+                            .map = map};
     t->e = (struct emit){.p = c->at, .end = c->rw + c->size};
     if (!dbt_translate(t, b))
         return NULL;
@@ -243,22 +272,26 @@ static struct dbt_block *make(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, c
     c->hash[h] = b;
     b->next_page = cp->blocks;
     cp->blocks = b;
+    if (second) {
+        b->next_page2 = second->crossing;
+        second->crossing = b;
+    }
     v->count.blocks++;
     v->count.guest_bytes += b->length;
     v->count.host_bytes += b->end;
     return b;
 }
 
-struct dbt_block *dbt_block(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, const uint8_t *page, unsigned key)
+struct dbt_block *dbt_block(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key)
 {
-    struct dbt_block *b = dbt_block_find(v, rip, phys, key);
+    struct dbt_block *b = dbt_block_find(v, code, key);
     if (b)
         return b;
     uint64_t begin = now_ns();
-    b = make(v, rip, phys, page, key);
+    b = make(v, code, key);
     if (!b && v->cache->t->count) { // no room: begin anew
         dbt_cache_flush(v);
-        b = make(v, rip, phys, page, key);
+        b = make(v, code, key);
     }
     v->count.translate_ns += now_ns() - begin;
     return b;
@@ -319,6 +352,8 @@ static void unlink_out(struct dbt_block *b)
 static void kill_block(struct dbt_vcpu *v, struct dbt_block *b)
 {
     struct dbt_cache *c = v->cache;
+    if (b->dead)
+        return;
     struct dbt_block **from = &c->hash[dbt_hash(b->rip, b->phys, b->key)];
     while (*from && *from != b)
         from = &(*from)->next_hash;
@@ -344,12 +379,15 @@ void dbt_invalidate(struct dbt_vcpu *v, uint64_t gpa, uint64_t size)
         struct dbt_block **from = &cp->blocks;
         while (*from) {
             struct dbt_block *b = *from;
-            if (b->phys < end && b->phys + b->length > gpa) {
+            if (b->dead || (b->phys < end && b->phys + b->length > gpa)) {
                 *from = b->next_page;
                 kill_block(v, b);
             } else {
                 from = &b->next_page;
             }
         }
+        for (from = &cp->crossing; *from; from = &(*from)->next_page2)
+            if ((*from)->phys2 < end && ((*from)->phys2 | 15) >= gpa)
+                kill_block(v, *from);
     }
 }

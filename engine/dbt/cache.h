@@ -15,6 +15,7 @@
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/emit.h"
 #include "engine/dbt/runtime.h"
+#include "engine/interp/ram.h"
 
 enum { DBT_HASH = 1 << 15, DBT_PAGE_HASH = 1 << 12, DBT_PAIR_HASH = 1 << 12 };
 enum { DBT_CACHE_DEFAULT = 32 << 20, DBT_CACHE_MIN = 1 << 20 };
@@ -70,11 +71,20 @@ uint8_t *dbt_executable(struct dbt_vcpu *v, const uint8_t *writable);
 int dbt_cache_create(struct dbt_vcpu *v, uint64_t size, struct error *err);
 void dbt_cache_destroy(struct dbt_vcpu *v);
 
-// The block at rip whose first byte is at guest-physical address phys, translated now if need be. NULL: it cannot be
-// translated (the instruction crosses the page's edge). `code` is the host address of the page that holds it.
-struct dbt_block *dbt_block(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, const uint8_t *page, unsigned key);
+// Guest code: its linear address, and the memory behind that.
+struct dbt_code {
+    uint64_t rip, phys;
+    const uint8_t *page; // host address of the page that holds the first byte
+    uint64_t
+        phys2; // the next page, if an instruction at rip might cross into it and it can be executed; else DBT_NO_PAGE
+    const uint8_t *page2;
+    page_word *word2;
+};
+
+// The block for this code, translated now if need be. NULL: it cannot be translated.
+struct dbt_block *dbt_block(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key);
 // Only if it is there already.
-struct dbt_block *dbt_block_find(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, unsigned key);
+struct dbt_block *dbt_block_find(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key);
 
 void dbt_patch(struct dbt_exit *x, const uint8_t *target);
 // Makes exit x go to `to` directly.

@@ -102,6 +102,8 @@ struct dbt_site {
     uint32_t retry;        // where to try again: offset from the block's code
 };
 
+#define DBT_NO_PAGE UINT64_MAX
+
 struct dbt_map {
     uint32_t host; // offset of its code
     uint16_t rip;  // offset from the block's rip
@@ -110,22 +112,24 @@ struct dbt_map {
 
 struct dbt_block {
     uint64_t rip, phys; // of the first instruction
+    uint64_t phys2; // page of the second half of an instruction that crosses (then the block is that instruction), or
+                    // DBT_NO_PAGE
     uint8_t key;
     bool dead;
-    uint16_t length; // guest bytes, within one page
+    uint16_t length; // guest bytes
     uint16_t insns;
     uint16_t exits, sites;
-    uint8_t branch_length; // of the indirect branch that ends it, if one does: bytes,
-    int32_t branch_rsp;    // and what it does to RSP
-    uint16_t live;         // guest registers that are in host registers inside of the block (others are at home)
-    uint32_t page_id;      // what itlb must hold for a far entry
-    uint8_t *code;         // executable view
+    uint8_t branch_length;      // of the indirect branch that ends it, if one does: bytes,
+    int32_t branch_rsp;         // and what it does to RSP
+    uint16_t live;              // guest registers that are in host registers inside of the block (others are at home)
+    uint32_t page_id, page_id2; // what itlb must hold for a far entry; for the second page at any entry
+    uint8_t *code;              // executable view
     uint32_t near, back, far, indirect, end; // entries: offsets from code
     struct dbt_exit *exit;
     struct dbt_site *site;
     struct dbt_map *map; // for host faults: one for each instruction, ascending
     struct dbt_exit *links_in;
-    struct dbt_block *next_hash, *next_page;
+    struct dbt_block *next_hash, *next_page, *next_page2;
 };
 
 struct dbt_counters {

@@ -19,9 +19,8 @@ static const int caught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 enum { CAUGHT = sizeof caught / sizeof *caught };
 
 static __thread struct dbt_vcpu *running; // the vCPU of this thread
-static struct sigaction before[CAUGHT];   // written once, before any vCPU runs
+static struct sigaction before[CAUGHT];   // changes under install_lock
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool installed; // guarded by install_lock
 
 static const int ucontext_register[CPU_GPR_COUNT] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
                                                      REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
@@ -70,13 +69,15 @@ int dbt_signals_install(struct error *err)
 {
     int e = 0;
     pthread_mutex_lock(&install_lock);
-    for (unsigned k = 0; k < CAUGHT && !installed && !e; k++) {
-        struct sigaction a = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+    for (unsigned k = 0; k < CAUGHT && !e; k++) {
+        struct sigaction a = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER}, now;
         sigemptyset(&a.sa_mask);
-        if (sigaction(caught[k], &a, &before[k]))
+        if (sigaction(caught[k], NULL, &now) == 0 && now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_signal)
+            continue;
+        before[k] = now;
+        if (sigaction(caught[k], &a, NULL))
             e = error_set(err, errno, "engine dbt: signal %d cannot be handled: %s", caught[k], strerror(errno));
     }
-    installed = installed || !e;
     pthread_mutex_unlock(&install_lock);
     return e;
 }
@@ -84,6 +85,9 @@ int dbt_signals_install(struct error *err)
 int dbt_thread_enter(struct dbt_vcpu *v, struct dbt_thread *t, struct error *err)
 {
     sigset_t all;
+    int installed = dbt_signals_install(err); // somebody may have taken them since
+    if (installed)
+        return installed;
     t->memory = malloc(ALT_STACK);
     if (!t->memory)
         return error_set(err, ENOMEM, "engine dbt: no memory for a signal stack");

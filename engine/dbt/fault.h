@@ -21,6 +21,6 @@ struct dbt_thread {
 
 int dbt_thread_enter(struct dbt_vcpu *v, struct dbt_thread *t, struct error *err);
 void dbt_thread_leave(struct dbt_thread *t);
-// Installs the process's handlers; once is enough, again does no harm. What was there before is called for signals that
-// are not the guest's.
+// Installs the process's handlers, or does so again if somebody has replaced them. What was there before is called for
+// signals that are not the guest's.
 int dbt_signals_install(struct error *err);

@@ -8,10 +8,11 @@ struct dbt_runtime *dbt_runtime(struct dbt_vcpu *v)
     return &v->cache->runtime;
 }
 
-struct dbt_block *dbt_block_find(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, unsigned key)
+struct dbt_block *dbt_block_find(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key)
 {
-    struct dbt_block *b = v->cache->hash[dbt_hash(rip, phys, key)];
-    while (b && (b->rip != rip || b->phys != phys || b->key != key))
+    struct dbt_block *b = v->cache->hash[dbt_hash(code->rip, code->phys, key)];
+    while (b && (b->rip != code->rip || b->phys != code->phys || b->key != key ||
+                 (b->phys2 != DBT_NO_PAGE && b->phys2 != code->phys2)))
         b = b->next_hash;
     return b;
 }

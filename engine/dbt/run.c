@@ -91,30 +91,49 @@ static bool translatable(const struct dbt_vcpu *v)
     return i->mode == MODE_LONG64 && (i->cpl == 0 || i->cpl == 3) && i->near != i->tlb->near[TLB_NONE];
 }
 
-static struct dbt_block *find(struct dbt_vcpu *v, unsigned key)
+static const struct tlb_near_code *fetch(struct dbt_vcpu *v, uint64_t rip)
 {
     struct interp_vcpu *i = &v->i;
-    uint64_t rip = i->s.rip, gpa;
+    uint64_t gpa;
     const struct tlb_near_code *e = &i->near_code[tlb_code_index(rip)];
-    if (rip - e->la >= PAGE_SIZE) {
-        dbt_park(v);
-        i->fault.raised = false;
-        e = tlb_fetch(i, rip, &gpa);
-        i->fault.raised = false;
-        if (!e)
-            return NULL;
+    if (rip - e->la < PAGE_SIZE)
+        return e;
+    dbt_park(v);
+    i->fault.raised = false;
+    e = tlb_fetch(i, rip, &gpa);
+    i->fault.raised = false;
+    return e;
+}
+
+static struct dbt_block *find(struct dbt_vcpu *v, unsigned key)
+{
+    enum { LONGEST = 15 };
+    struct interp_vcpu *i = &v->i;
+    uint64_t rip = i->s.rip, offset = rip & (PAGE_SIZE - 1);
+    bool user = (key & DBT_KEY_VIEW) == DBT_USER;
+    struct dbt_code code = {.rip = rip, .phys2 = DBT_NO_PAGE};
+    const struct tlb_near_code *second = NULL;
+    if (offset > PAGE_SIZE - LONGEST && (second = fetch(v, rip + LONGEST))) {
+        code.phys2 = second->gpa;
+        code.page2 = second->host;
+        code.word2 = second->page;
+        v->kernel_code_not_global |= !user && !second->global;
     }
-    if (!e->global && (key & DBT_KEY_VIEW) != DBT_USER)
-        v->kernel_code_not_global = true;
-    gpa = e->gpa | (rip & (PAGE_SIZE - 1));
-    struct dbt_block *b = dbt_block_find(v, rip, gpa, key);
+    const struct tlb_near_code *e = fetch(v, rip);
+    if (!e)
+        return NULL;
+    v->kernel_code_not_global |= !user && !e->global;
+    code.phys = e->gpa | offset;
+    code.page = e->host;
+    struct dbt_block *b = dbt_block_find(v, &code, key);
     if (!b) {
         dbt_park(v);
         ram_mark_code(i, e->page);
-        b = dbt_block(v, rip, gpa, e->host, key);
-    } else {
-        v->itlb[(key & DBT_KEY_VIEW) == DBT_USER][dbt_itlb_slot(rip)] = b->page_id;
+        return dbt_block(v, &code, key);
     }
+    v->itlb[user][dbt_itlb_slot(rip)] = b->page_id;
+    if (b->phys2 != DBT_NO_PAGE)
+        v->itlb[user][dbt_itlb_slot(rip + LONGEST)] = b->page_id2;
     return b;
 }
 

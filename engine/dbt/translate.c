@@ -55,10 +55,19 @@ static void write_registers(struct dbt_translation *t)
             e_gs_load(&t->e, r, dbt_home(r));
 }
 
+// Compares the number of the page at `rip` in itlb with id.
+static void write_page_check(struct dbt_translation *t, uint64_t rip, uint32_t id)
+{
+    bool user = (t->key & DBT_KEY_VIEW) == DBT_USER;
+    e_gs_cmp32(&t->e, offsetof(struct dbt_vcpu, itlb) + user * sizeof(uint32_t[DBT_ITLB_SIZE]) + 4 * dbt_itlb_slot(rip),
+               id);
+    struct dbt_cold *miss = dbt_cold(t, COLD_FAR_MISS, 0);
+    miss->jump[0] = e_jcc(&t->e, COND_NE);
+}
+
 static void write_entries(struct dbt_translation *t, struct dbt_block *b)
 {
     struct emit *e = &t->e;
-    bool user = (t->key & DBT_KEY_VIEW) == DBT_USER;
     bool live = t->insn[0].flags_live_in;
     b->indirect = (uint32_t)(e->p - t->start);
     if (fits32((int64_t)t->rip)) {
@@ -69,10 +78,7 @@ static void write_entries(struct dbt_translation *t, struct dbt_block *b)
     }
     e_target(e, e_jcc(e, COND_NE), dbt_runtime(t->v)->indirect_miss);
     b->far = (uint32_t)(e->p - t->start);
-    e_gs_cmp32(e, offsetof(struct dbt_vcpu, itlb) + user * sizeof(uint32_t[DBT_ITLB_SIZE]) + 4 * dbt_itlb_slot(t->rip),
-               b->page_id);
-    struct dbt_cold *miss = dbt_cold(t, COLD_FAR_MISS, 0);
-    miss->jump[0] = e_jcc(e, COND_NE);
+    write_page_check(t, t->rip, b->page_id);
     uint8_t *over = NULL;
     if (live) { // far and back must not meet: one has the flags in the slot, the other in the host
         e_gs_cmp32(e, offsetof(struct dbt_vcpu, poll), 0);
@@ -98,6 +104,11 @@ static void write_entries(struct dbt_translation *t, struct dbt_block *b)
         e_target(e, over, e->p);
     b->near = (uint32_t)(e->p - t->start);
     t->flags_in_slot = false;
+    if (b->phys2 != DBT_NO_PAGE) { // nobody who comes here has looked at the second page
+        if (live)
+            dbt_flags_save(t, CPU_R15);
+        write_page_check(t, (t->rip | 4095) + 1, b->page_id2);
+    }
 }
 
 // The guest's RSP into reg; no flags.
