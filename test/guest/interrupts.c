@@ -91,6 +91,9 @@ static void look(struct trap *t)
 CODE(odd_stack, "lea -5(%rsp), %rsp; int $0x60; lea 5(%rsp), %rsp");
 CODE(with_flags, "pushq $0x247ed7 & ~0x100; popfq; int $0x60; pushq $2; popfq");
 
+asm(".pushsection .user.text; user_int60: int $0x60; int $0x80; .popsection");
+extern const u8 user_int60[];
+
 static void gates(void)
 {
     trap_handlers[0x60] = look;
@@ -109,8 +112,6 @@ static void gates(void)
     check("trap gate leaves IF", seen_flags & (FLAG_IF | FLAG_NT), FLAG_IF);
 
     set_gate(0x60, (ulong)trap_stubs + 16 * 0x60, KCODE64, GATE_INTERRUPT | GATE_DPL3, 0);
-    extern const u8 user_int60[];
-    asm(".pushsection .user.text; user_int60: int $0x60; int $0x80; .popsection");
     run_user(user_int60);
     check("from ring 3, stack of the TSS", tss.rsp[0] - seen_frame, 40);
     check("from ring 3, SS is null", seen_ss, 0);

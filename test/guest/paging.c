@@ -11,6 +11,12 @@
 #define V2 (V + 0x1000)
 #define ONE_GIB_WINDOW 0x223400000000ul
 
+#define CODE(name, text)                                                                                               \
+    asm(".pushsection .text; .balign 16; " #name ": " text "; int $0x80; .popsection");                                \
+    extern const u8 name[]
+
+CODE(load_from_ldt, "pushq $0x40002; popfq; mov $4, %eax; mov %eax, %fs");
+
 static u8 *page_a, *page_b; // two pages with different first bytes
 
 static void set(u64 *entry, u64 value)
@@ -90,14 +96,6 @@ static void permissions(void)
 
 // SMAP forbids the CPU's own reads of tables in user pages whatever AC says; here of an LDT.
 #define LDT_SEL (FREE_SEL + 16)
-static const u8 *code_load_from_ldt(void)
-{
-    extern const u8 load_from_ldt[];
-    asm(".pushsection .text; load_from_ldt: pushq $0x40002; popfq; mov $4, %eax; 1: mov %eax, %fs; int $0x80;"
-        ".popsection");
-    return load_from_ldt;
-}
-
 static void implicit_access(void)
 {
     const char *name = "SMAP, descriptor in a user page";
@@ -112,12 +110,11 @@ static void implicit_access(void)
     gdt[LDT_SEL / 8] = segment((u32)V, 0xfff, 0x82, 0);
     gdt[LDT_SEL / 8 + 1] = V >> 32;
     asm volatile("lldt %w0" ::"r"(LDT_SEL));
-    const u8 *code = code_load_from_ldt();
-    run_kernel(code);
+    run_kernel(load_from_ldt);
     check_trap("descriptor in a user page without SMAP", NONE, NOERR, 0, 0, -1);
     write_cr4(read_cr4() | CR4_SMAP);
-    run_kernel(code);
-    check_trap(name, PF, PF_P, 0, (ulong)code, V);
+    run_kernel(load_from_ldt);
+    check_trap(name, PF, PF_P, 0, (ulong)load_from_ldt, V);
     write_cr4(read_cr4() & ~(ulong)CR4_SMAP);
     asm volatile("lldt %w0" ::"r"(0));
 }
@@ -471,10 +468,6 @@ static void flushes(void)
 }
 
 // ---- accesses that cross from one page to the next ----
-
-#define CODE(name, text)                                                                                               \
-    asm(".pushsection .text; .balign 16; " #name ": " text "; int $0x80; .popsection");                                \
-    extern const u8 name[]
 
 CODE(cross_read, "mov (%rsi), %rax");
 CODE(cross_write, "mov %rax, (%rsi)");

@@ -46,7 +46,7 @@ V86_CODE(execute_code, "mov %cs, %ax; mov %ax, %ds; movb $0xf4, 10; nop; nop");
 static void way_in_and_out(void)
 {
     run_v86(stop, stop_end, FLAG_IOPL3 | FLAG_CF);
-    check("int ends it at level 0: vector", last.vector, NONE);
+    check("int ends it at level 0, vector", last.vector, NONE);
     check("saved CS", last.cs, V86);
     check("saved EIP", last.rip, 2);
     check("saved flags", V86_FLAGS, FLAG_VM | FLAG_IOPL3 | FLAG_CF | 2);
@@ -116,8 +116,8 @@ static void sensitive(void)
     frame[2] = 0xffffffff & ~(u32)(FLAG_TF | FLAG_RF | FLAG_IOPL3);
     *(u8 *)((V86 << 4) + 0x20) = 0xf4;
     run_v86(iretl_code, iretl_code_end, FLAG_IOPL3);
-    check("IOPL 3, iret: where", last.rip, 0x20);
-    check("IOPL 3, iret: flags, but IOPL", V86_FLAGS, FLAG_VM | 0x247ed7);
+    check("IOPL 3, iret, where", last.rip, 0x20);
+    check("IOPL 3, iret, flags, but IOPL", V86_FLAGS, FLAG_VM | 0x247ed7);
 
     // A handler that is not at level 0.
     set_gate(0x21, (ulong)trap_stubs, UCODE32 | 3, GATE_INTERRUPT | GATE_DPL3, 0);

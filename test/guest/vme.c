@@ -50,8 +50,8 @@ int main(void)
     stack[2] = 0x3202;
     *(u8 *)((V86 << 4) + 0x20) = 0xf4;
     run_v86(iret_code, iret_code_end, 0);
-    check("iret: where", last.rip, 0x20);
-    check("iret: flags", V86_FLAGS, FLAG_VM | FLAG_VIF | 2);
+    check("iret, where", last.rip, 0x20);
+    check("iret, flags", V86_FLAGS, FLAG_VM | FLAG_VIF | 2);
 
     // INT through the program's own table at address 0 (which belongs to the firmware: restored).
     u32 *vector = (u32 *)(0x21 * 4), old;
@@ -59,15 +59,15 @@ int main(void)
     old = *vector;
     *vector = (u32)V86 << 16 | 0x20;
     run_v86(int_code, int_code_end, FLAG_VIF | FLAG_IF);
-    check("int by its own table: where", last.rip, 0x20);
-    check("int by its own table: flags", V86_FLAGS, FLAG_VM | FLAG_IF | 2);
-    check("int by its own table: ESP", last.rsp, 0x7fa);
-    check("int by its own table: pushed flags", *(u16 *)((V86_STACK << 4) + 0x7fe), 0x3202);
+    check("int by its own table, where", last.rip, 0x20);
+    check("int by its own table, flags", V86_FLAGS, FLAG_VM | FLAG_IF | 2);
+    check("int by its own table, ESP", last.rsp, 0x7fa);
+    check("int by its own table, pushed flags", *(u16 *)((V86_STACK << 4) + 0x7fe), 0x3202);
     run_v86(int_code, int_code_end, FLAG_IOPL3 | FLAG_IF);
     check("the same with IOPL 3", V86_FLAGS, FLAG_VM | FLAG_IOPL3 | 2);
     tss.io_bits[0x21 / 8] = 1 << 0x21 % 8;
     V86_CASE("redirected, IOPL 0", int_code, 0, GP, 0, 0);
-    V86_CASE("redirected, IOPL 3: the gate decides", int_code, 3, GP, 0x21 * 8 + 2, 0);
+    V86_CASE("redirected, IOPL 3, the gate decides", int_code, 3, GP, 0x21 * 8 + 2, 0);
     *vector = old;
     write_cr4(read_cr4() & ~(ulong)CR4_VME);
     return 0;

@@ -77,6 +77,7 @@ bool check_trap(const char *name, ulong vector, long error, ulong rip, ulong bas
 #define CASE_USER 1
 #define CASE_USER32 2 // ring 3, 32-bit code (compatibility mode in a 64-bit guest)
 #define CASE_IST 0x100
+#define CASE_ANYRIP 0x200
 
 struct fault_case {
     const char *name;

@@ -183,11 +183,11 @@ enter_kernel:
 
     .globl enter_at
 enter_at:
-    mov 4(%esp), %edi
     push %ebx
     push %ebp
     push %esi
     push %edi
+    mov 20(%esp), %edi
     mov %esp, run_stack
     push 16(%edi)                       /* ss, esp: popped only if the ring changes */
     push 12(%edi)

@@ -141,6 +141,6 @@ void run_cases(void (*prepare)(void))
         if (c->in & CASE_IST)
             for (unsigned v = 0; v < 32; v++)
                 default_gate(v, v == DF);
-        check_trap(c->name, c->vector, c->error, c->rip, (ulong)c->code, c->cr2);
+        check_trap(c->name, c->vector, c->error, c->rip, c->in & CASE_ANYRIP ? c->rip : (ulong)c->code, c->cr2);
     }
 }
