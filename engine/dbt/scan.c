@@ -67,10 +67,30 @@ static void scan_memory(struct dbt_insn *i, const ZydisDecodedOperand *o)
         i->used |= 1u << m->index;
 }
 
+// General-purpose instructions may always be executed; all others only where the guest's vector and x87 state is at
+// hand and allowed. (Some of them have no operand that would tell: FNINIT, FLD1.)
+static bool needs_fpu(const ZydisDecodedInstruction *z)
+{
+    switch (z->meta.isa_ext) {
+    case ZYDIS_ISA_EXT_BASE:
+    case ZYDIS_ISA_EXT_LONGMODE:
+    case ZYDIS_ISA_EXT_PAUSE:
+    case ZYDIS_ISA_EXT_BMI1:
+    case ZYDIS_ISA_EXT_BMI2:
+    case ZYDIS_ISA_EXT_LZCNT:
+    case ZYDIS_ISA_EXT_ADOX_ADCX:
+    case ZYDIS_ISA_EXT_MOVBE:
+        return false;
+    default:
+        return true;
+    }
+}
+
 // Collects operands. False: something is among them that cannot be copied.
 static bool scan_operands(struct dbt_insn *i)
 {
     bool fine = true;
+    i->fpu = needs_fpu(&i->z);
     for (unsigned k = 0; k < i->z.operand_count; k++) {
         const ZydisDecodedOperand *o = &i->op[k];
         if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
@@ -106,14 +126,10 @@ static bool scan_operands(struct dbt_insn *i)
         case ZYDIS_REGCLASS_MMX:
         case ZYDIS_REGCLASS_XMM:
         case ZYDIS_REGCLASS_YMM:
-            i->fpu = true;
             break;
         default:
-            if (r == ZYDIS_REGISTER_MXCSR || r == ZYDIS_REGISTER_X87CONTROL || r == ZYDIS_REGISTER_X87STATUS ||
-                r == ZYDIS_REGISTER_X87TAG)
-                i->fpu = true;
-            else if (r != ZYDIS_REGISTER_RIP)
-                fine = false;
+            fine &= r == ZYDIS_REGISTER_MXCSR || r == ZYDIS_REGISTER_X87CONTROL || r == ZYDIS_REGISTER_X87STATUS ||
+                    r == ZYDIS_REGISTER_X87TAG || r == ZYDIS_REGISTER_RIP;
         }
     }
     return fine;

@@ -91,6 +91,12 @@ static void stack_before_absent(struct bed *b)
     b->s.gpr[CPU_RSP] = ABSENT - 0xfe8;
 }
 
+static void code_before_absent(struct bed *b)
+{
+    plain(b);
+    bed_write(b, ABSENT - 2, 0x0148, 2); // an ADD without its ModRM byte
+}
+
 static void no_sse(struct bed *b)
 {
     plain(b);
@@ -180,6 +186,12 @@ static void no_sse(struct bed *b)
       "vpextrq $1, %xmm2, %rcx; movq %rcx, %xmm5; vfmadd213pd (%r12), %xmm1, %xmm5; pmovmskb %xmm5, %edx")             \
     X(x87, plain, 0, "fninit; fldl (%rbx); fldpi; faddp; fstpl 8(%rbx); fildq 16(%rbx); fsqrt; fstpt 32(%rbx); fld1; fnstcw 2(%r12); fldcw 2(%r12); fnstsw %ax")  \
     X(without_sse, no_sse, 0, "inc %rax; movdqu (%rbx), %xmm0")                                                        \
+    X(without_x87, no_sse, 0, "inc %rax; fninit")                                                                      \
+    X(without_sse_others, no_sse, 0, "xor %eax, %eax; cpuid; andn %rax, %rcx, %rdx; shlx %rcx, %rdx, %rsi; lfence; movnti %rax, (%rbx); popcnt %rax, %rcx") \
+    X(crossing, plain, 0, "jmp 1f; .fill 4089, 1, 0x90; 1: movabs $0x1122334455667788, %rax; jmp 2f; .balign 4096; .fill 4094, 1, 0x90; 2: add %rax, 0x12(%rbx)") \
+    X(crossing_loop, plain, 0, "mov $30, %ecx; jmp 1f; .fill 4088, 1, 0x90; 1: add %rcx, 8(%rbx); dec %ecx; jnz 1b") \
+    X(crossing_modified, plain, 0, "mov $30, %ecx; lea 1f(%rip), %rdx; jmp 1f; .fill 4078, 1, 0x90; 1: mov $1, %eax; add %rax, %rsi; incb 2(%rdx); dec %ecx; jnz 1b") \
+    X(crossing_to_absent, code_before_absent, STATUS, "movabs $0x210ffe, %rax; inc %rcx; call *%rax")                  \
     X(fpu_off_and_on, plain, 0,                                                                                        \
       "lea 1f(%rip), %r9; mov %cr0, %rax; mov %rax, %rdx; or $8, %rax; call *%r9; call *%r9; mov %rax, %cr0; call *%r9; "   \
       "jmp 2f; 1: movd %ecx, %xmm0; inc %rsi; ret; 2: nop")                                                            \
