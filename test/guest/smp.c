@@ -84,8 +84,7 @@ static void answer_ipis(void)
 
 static void wait_for_nmi(void)
 {
-    while (!nmis)
-        asm volatile("hlt");
+    wait_until(&nmis, 1);
 }
 
 static void listen(void)

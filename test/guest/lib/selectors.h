@@ -52,6 +52,11 @@
 #define DONE 0x80  /* int $DONE ends a case without a fault, from any ring */
 #define NONE 0x100 /* "vector" of a case that ended so */
 
-#define NOERR (-1) /* the vector pushes no error code */
+/* An error code for a vector that pushes none. In C a long, as the format %t of say() takes it. */
+#ifdef __ASSEMBLER__
+#define NOERR (-1)
+#else
+#define NOERR (-1l)
+#endif
 
 #endif
