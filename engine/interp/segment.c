@@ -312,7 +312,7 @@ static enum interp_result ask(struct interp_vcpu *v, const struct interp_insn *i
         return INTERP_FAULT;
     answer(v, yes);
     if (yes)
-        interp_set_reg(v, &i->op[0], limit ? descriptor_segment((uint16_t)sel, &d).limit : d.low >> 32 & 0x00f0ff00);
+        interp_set_reg(v, &i->op[0], limit ? descriptor_segment((uint16_t)sel, &d).limit : d.low >> 32 & 0x00ffff00);
     return INTERP_NEXT;
 }
 

@@ -267,7 +267,7 @@ static void questions(void **state)
             bed_step(&b, 1);
             assert_int_equal(bed_vector(&b), -1);
             assert_int_equal(b.s.rflags & (RFLAGS_ZF | RFLAGS_CF), RFLAGS_CF | (want[q] ? RFLAGS_ZF : 0));
-            uint64_t rights = d >> 32 & 0xf0ff00, limit = cases[i].attr & CPU_SEG_G ? 0x54321fff : 0x54321;
+            uint64_t rights = d >> 32 & 0xffff00, limit = cases[i].attr & CPU_SEG_G ? 0x54321fff : 0x54321;
             uint64_t rcx = q > 1 || !want[q] ? 0x99 : q ? limit : rights;
             assert_int_equal(b.s.gpr[CPU_RCX], rcx);
             bed_close(&b);
