@@ -48,7 +48,7 @@ bool interp_linear(struct interp_vcpu *v, unsigned seg, uint64_t offset, unsigne
         uint64_t top = g->attr & CPU_SEG_DB ? 0xffffffff : 0xffff;
         if (offset <= g->limit || offset + last > top)
             return segment_fault(v, seg);
-    } else if (offset + last > g->limit) {
+    } else if (offset + last > g->limit && g->limit != 0xffffffff) { // a segment of 4 GiB has no end: it wraps
         return segment_fault(v, seg);
     }
     *la = (uint32_t)(g->base + offset);
