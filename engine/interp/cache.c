@@ -211,7 +211,10 @@ static struct interp_block *make_crossing(struct interp_vcpu *v, uint64_t la, co
     struct interp_block *b = block_alloc(v, 1);
     *b = (struct interp_block){.page = {first_page, second->page}, .gpa = {first_gpa, second->gpa}, .key = key};
     b->word[0] = ram_mark_code(v, b->page[0]) & PAGE_VERSION;
-    b->word[1] = ram_mark_code(v, b->page[1]) & PAGE_VERSION;
+    if (!v->flush_wanted)
+        b->word[1] = ram_mark_code(v, b->page[1]) & PAGE_VERSION;
+    if (v->flush_wanted)
+        return make_uncached(v, la);
     uint8_t bytes[2 * LONGEST];
     memcpy(bytes, memory_of(v, first_gpa), room);
     memcpy(bytes + room, second->host, LONGEST);
@@ -231,6 +234,8 @@ static struct interp_block *make(struct interp_vcpu *v, uint64_t la, const struc
     struct interp_block *b = block_alloc(v, limit);
     *b = (struct interp_block){.page = {e->page}, .gpa = {e->gpa | at}, .key = key};
     b->word[0] = ram_mark_code(v, e->page) & PAGE_VERSION;
+    if (v->flush_wanted)
+        return make_uncached(v, la);
     uint8_t bytes[BLOCK_INSNS * LONGEST];
     unsigned available = room < sizeof bytes ? room : sizeof bytes;
     memcpy(bytes, e->host + at, available);
@@ -263,9 +268,9 @@ static bool current(const struct interp_block *b)
 // The page word has moved: are the bytes what they were?
 static bool revalidate(struct interp_vcpu *v, struct interp_block *b)
 {
-    for (unsigned n = 0; n < 2 && b->page[n]; n++)
+    for (unsigned n = 0; n < 2 && b->page[n] && !v->flush_wanted; n++)
         b->word[n] = ram_mark_code(v, b->page[n]) & PAGE_VERSION;
-    return b->insn[0].fn != leave && bytes_same(v, b);
+    return !v->flush_wanted && b->insn[0].fn != leave && bytes_same(v, b);
 }
 
 // Does the second page of a crossing instruction lie where it lay? 1: yes, 0: no, -1: the fetch faults.
@@ -306,7 +311,7 @@ static struct interp_block *find(struct interp_vcpu *v, uint64_t la, bool single
         block_remove(v, b);
     }
     v->fault.raised = false;
-    return make(v, la, e, key);
+    return v->flush_wanted ? make_uncached(v, la) : make(v, la, e, key);
 }
 
 struct interp_block *cache_find(struct interp_vcpu *v, bool single)

@@ -64,6 +64,8 @@ uint64_t ram_mark_code(struct interp_vcpu *v, page_word *page)
             world_barrier();
         if (*page & PAGE_INLINE)
             v->vm->mirror->code_marked(v, page);
+        if (v->flush_wanted) // code_marked has stopped the world: the page may be gone
+            return 0;
     }
     return *page;
 }

@@ -73,7 +73,8 @@ static inline uint8_t *ram_at(const struct interp_ram *r, uint64_t gpa)
 // own current block is checked at once), or NULL.
 void ram_touched(struct interp_vm *vm, struct interp_vcpu *v, page_word *page, uint64_t gpa, unsigned size);
 
-// Marks a page as code and returns its word; every write from then on steps it. `v` is in the guest.
+// Marks a page as code and returns its word; every write from then on steps it. `v` is in the guest. Afterwards, with
+// v->flush_wanted set, the memory map may have changed: `page` and host pointers are void.
 uint64_t ram_mark_code(struct interp_vcpu *v, page_word *page);
 
 // Engine operations; see engine/engine.h.
