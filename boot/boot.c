@@ -21,8 +21,6 @@ int boot_load(struct vm *vm, const struct boot_source *source, const struct boot
               struct error *err)
 {
     struct load l = {.vm = vm, .source = source, .map = map, .cpu = cpu};
-    // The firmware that would have run has made all memory cacheable.
-    cpu->msr.mtrr_def_type = 1 << 11 | 6;
     if (linux_looks_like(source))
         return linux_load(&l, err);
     if (multiboot_looks_like(source))

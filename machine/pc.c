@@ -332,6 +332,14 @@ static void quiet_interrupts(struct pc *pc)
     lapics_virtual_wire(pc->lapics);
 }
 
+// All memory cacheable, on all CPUs alike. (MTRRs survive the INIT by which an operating system starts the others.)
+static void prepare_cpu(struct cpu_state *s, unsigned cpu)
+{
+    enum { MTRR_ENABLE = 1 << 11, MTRR_WRITE_BACK = 6 };
+    (void)cpu;
+    s->msr.mtrr_def_type = MTRR_ENABLE | MTRR_WRITE_BACK;
+}
+
 static int boot(struct vm *vm, void *ctx, struct cpu_state *cpu, struct error *err)
 {
     struct pc *pc = ctx;
@@ -350,4 +358,5 @@ void pc_boot(struct pc *pc, const struct boot_source *source)
     pc->source = *source;
     pc->dev.vm->boot = boot;
     pc->dev.vm->boot_ctx = pc;
+    pc->dev.vm->prepare_cpu = prepare_cpu;
 }

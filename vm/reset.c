@@ -10,6 +10,8 @@ static int reset_cpu(struct vm *vm, unsigned id, struct error *err)
     struct cpu_state s;
     cpu_reset(&s, id == 0);
     s.gpr[CPU_RDX] = cpu_model_signature(vm->model);
+    if (vm->prepare_cpu)
+        vm->prepare_cpu(&s, id);
     if (id == 0 && vm->boot) {
         int e = vm->boot(vm, vm->boot_ctx, &s, err);
         if (e < 0)

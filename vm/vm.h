@@ -63,6 +63,8 @@ struct vm {
     // Loads what the guest starts with and sets the boot CPU's state; called after every reset.
     int (*boot)(struct vm *vm, void *ctx, struct cpu_state *boot_cpu, struct error *err);
     void *boot_ctx;
+    // What firmware would have done to each CPU's registers before (NULL: nothing); called before `boot`.
+    void (*prepare_cpu)(struct cpu_state *s, unsigned cpu);
     void (*power_button)(void *ctx); // set by the machine
     void *power_button_ctx;
     bool no_reboot; // a reset ends the machine

@@ -69,6 +69,8 @@ static int boot(struct bench *b, struct cpu_state *cpu)
         .kernel = kernel, .kernel_size = sizeof kernel, .kernel_name = "dir/tiny", .cmdline = "a b"};
     pc_boot(b->pc, &source);
     cpu_reset(cpu, true);
+    b->f.vm.prepare_cpu(cpu, 0);
+    assert_int_equal(cpu->msr.mtrr_def_type, 0x806);
     int r = b->f.vm.boot(&b->f.vm, b->f.vm.boot_ctx, cpu, &err);
     if (r)
         fail_msg("%s", err.text);
