@@ -96,8 +96,8 @@ struct interp_vcpu {
     const struct cpu_model *model;
     struct cpu_state s;
     struct cpu_fault fault; // meaningful after INTERP_FAULT or a false from memory functions
-    uint8_t cpl;     // copies that memory and decode functions need often; interp_mode_changed() sets them from s
-    uint8_t mode;    // enum interp_mode
+    uint8_t cpl;  // copies that memory and decode functions need often; interp_mode_changed() sets them from s
+    uint8_t mode; // enum interp_mode
     bool keep_rf; // the instruction has loaded RF itself (IRET, a task switch); see interp_after_debug
     bool no_step; // it is not single-stepped by the TF from before it (SYSCALL, INT n, ...)
     bool amid;    // the last instruction said AGAIN: what is delivered now saves RF, so that it is resumed
