@@ -28,7 +28,8 @@ static void *start(void *arg)
 {
     struct thread *t = arg;
     pthread_setname_np(pthread_self(), t->name);
-    // A sleep ends when it was asked to, not up to 50 us later (prctl(2), PR_SET_TIMERSLACK): guests' timers hang on it.
+    // A sleep ends when it was asked to, not up to 50 us later (prctl(2), PR_SET_TIMERSLACK): guests' timers hang on
+    // it.
     prctl(PR_SET_TIMERSLACK, 1ul, 0ul, 0ul, 0ul);
     t->fn(t->ctx);
     return NULL;

@@ -220,7 +220,7 @@ static void no_sse(struct bed *b)
     X(self_modifying, plain, 0, "mov $50, %ecx; lea 1f(%rip), %rdx; 2: incb 1(%rdx); 1: mov $5, %al; add %al, %sil; dec %ecx; jnz 2b") \
     X(modify_ahead, plain, 0, "lea 1f(%rip), %rdx; mov $20, %ecx; 2: movw $0xc0ff, (%rdx); 1: nop; nop; movw $0x9090, (%rdx); dec %ecx; jnz 2b") \
     X(repeated_prefixes, plain, 0, ".byte 0x48, 0x65, 0x8b, 0x04, 0x25, 8, 0, 0, 0; .byte 0x66, 0x48, 0x89, 0x43, 0x10; .byte 0x48, 0x3e, 0x89, 0x43, 0x18") \
-    X(prefixed_jumps, plain, 0, ".byte 0x2e, 0x74, 0; .byte 0x3e, 0xeb, 0; .byte 0xf3, 0xeb, 0; bnd jmp 1f; nop; 1: .byte 0x48, 0xe8, 0, 0, 0, 0; pop %rax")  \
+    X(prefixed_jumps, plain, 0, ".byte 0x2e, 0x74, 0; .byte 0x3e, 0xeb, 0; .byte 0xf3, 0xeb, 0; .byte 0xf2, 0xeb, 1; nop; .byte 0x48, 0xe8, 0, 0, 0, 0; pop %rax")  \
     X(system, plain, 0, "pushf; cli; popf; mov %cr0, %rax; mov %cs, %ecx; rdtsc; xgetbv; cld; sidt (%rbx); sti; inc %rdi; fnsave 0x40(%rbx); fxsave 0x200(%rbx)")
 
 // clang-format on
