@@ -5,7 +5,7 @@
 //
 // What the host is made to execute is checked, not trusted: the canonical bytes are decoded again, in 64-bit mode, and
 // must be the same instruction with operands of the same kinds and sizes.
-#include "host.h"
+#include "engine/interp/host.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

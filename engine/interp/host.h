@@ -18,7 +18,7 @@
 //   - A stub leaves the host's MXCSR, x87 control word and (empty) x87 stack as it found them.
 //   - No guest register stays in a host register from one instruction to the next.
 #pragma once
-#include "interp.h"
+#include "engine/interp/interp.h"
 #include <Zydis/Zydis.h>
 
 // Offsets in the XSAVE area (Intel SDM vol. 1, 13.4).

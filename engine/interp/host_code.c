@@ -1,6 +1,6 @@
 // Executable memory for stubs. No page is ever writable and executable at the same address: the memory is one file in
 // RAM, mapped twice, once to be written and once to be executed.
-#include "host.h"
+#include "engine/interp/host.h"
 #include <cpuid.h>
 #include <errno.h>
 #include <string.h>

@@ -2,7 +2,7 @@
 // clearing registers. They are a matter of bytes, done here in C.
 //
 // Sources: Intel SDM vol. 1, 8.1 (x87 environment, figures 8-9 to 8-12), 10.2.3 (MXCSR), vol. 2 for each instruction.
-#include "host.h"
+#include "engine/interp/host.h"
 #include <string.h>
 
 enum { FCW_USED = 0x1f3f, FCW_FIXED = 0x40, FPU_REGISTERS = 80 };

@@ -5,7 +5,7 @@
 // that the instruction goes on where it stopped (Intel SDM vol. 2, VGATHERDPS).
 //
 // Example: vmaskmovps [rdi], ymm1, ymm2 with mask bits 7..0 = 00000110 writes bytes 4..11 at rdi.
-#include "host.h"
+#include "engine/interp/host.h"
 #include <string.h>
 
 // op[FIELD_*].reg are register numbers; then, in fields that have no other use here:

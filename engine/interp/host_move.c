@@ -2,7 +2,7 @@
 // frequent of all vector instructions.
 //
 // Non-temporal stores are ordinary stores here: what they promise is less than what a store gives.
-#include "host.h"
+#include "engine/interp/host.h"
 #include <string.h>
 
 static inline bool check(struct interp_vcpu *v, bool vex)

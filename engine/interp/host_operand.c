@@ -1,7 +1,7 @@
 // What every instruction of this family asks first: may it execute at all, and where is its memory operand.
 //
 // Sources: Intel SDM vol. 2, 2.4 (exception classes) and tables 2-16 to 2-31; vol. 3, 2.5 (CR0.EM, TS, MP) and 6.15.
-#include "host.h"
+#include "engine/interp/host.h"
 #include <immintrin.h>
 #include <string.h>
 

@@ -4,7 +4,7 @@
 //     stmxcsr [rdi+host_mxcsr]; ldmxcsr [rdi+mxcsr]; movups xmm1, [rdi+vec[1]]
 //     addps xmm1, [rdi]
 //     movups [rdi+vec[1]], xmm1; stmxcsr [rdi+mxcsr]; ldmxcsr [rdi+host_mxcsr]; ret
-#include "host.h"
+#include "engine/interp/host.h"
 #include <stddef.h>
 #include <string.h>
 

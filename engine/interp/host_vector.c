@@ -3,7 +3,7 @@
 // SIMD floating-point exceptions (Intel SDM vol. 1, 11.5): the stub runs with all of them masked and the flags cleared,
 // so afterwards MXCSR says which ones this instruction raised. If one of them is unmasked in the guest's MXCSR, the
 // guest gets #XM (or #UD without CR4.OSXMMEXCPT) with the flags set and no register changed.
-#include "host.h"
+#include "engine/interp/host.h"
 #include <string.h>
 
 uint8_t *host_mmx(struct interp_vcpu *v, unsigned n)

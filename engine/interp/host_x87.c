@@ -7,7 +7,7 @@
 //
 // The last instruction's opcode and address and its operand's address (FOP, FIP, FDP) would be the stub's; they are
 // kept here.
-#include "host.h"
+#include "engine/interp/host.h"
 #include <string.h>
 
 static void set_pointers(struct interp_vcpu *v, const struct interp_insn *i, const struct host_form *form,

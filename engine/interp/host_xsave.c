@@ -6,7 +6,7 @@
 // coarsely, exactly is allowed.
 //
 // Sources: Intel SDM vol. 1, 10.5 (FXSAVE) and 13.4 to 13.13 (XSAVE).
-#include "host.h"
+#include "engine/interp/host.h"
 #include <string.h>
 
 enum { COMPONENTS = HOST_COMPONENTS, AREA_HEADER_END = AREA_EXTENDED };
