@@ -1,0 +1,215 @@
+// Comparison of results, and reports. See compare.h.
+#include "compare.h"
+#include <Zydis/Zydis.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+enum { STATUS_FLAGS = 0x8d5, COMPARED_FLAGS = STATUS_FLAGS | 0x244700 };
+
+struct text {
+    char *at;
+    size_t left;
+    bool any;
+};
+
+static void say(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void say(struct text *t, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(t->at, t->left, fmt, ap);
+    va_end(ap);
+    if (n > 0 && (size_t)n < t->left) {
+        t->at += n;
+        t->left -= (size_t)n;
+    }
+    t->any = true;
+}
+
+static bool decode(const struct diff_case *c, ZydisDecodedInstruction *insn, ZydisDecodedOperand *o)
+{
+    ZydisDecoder d;
+    ZydisDecoderInit(&d, c->long64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+                     c->long64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, c->code, c->len, insn, o));
+}
+
+// Flags that the manual leaves undefined for this instruction with these operands (Intel SDM vol. 2, under the
+// instruction's name; Zydis has the static part as data).
+static uint64_t undefined_flags(const struct diff_case *c)
+{
+    ZydisDecodedInstruction insn;
+    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+    if (!decode(c, &insn, o) || !insn.cpu_flags)
+        return 0;
+    return insn.cpu_flags->undefined & STATUS_FLAGS;
+}
+
+static void compare_xsave(struct text *t, const struct diff_case *c, const uint8_t *a, const uint8_t *b)
+{
+    static const struct {
+        const char *name;
+        unsigned at, size;
+    } field[] = {{"FCW", 0, 2}, {"FSW", 2, 2}, {"FTW", 4, 1}, {"FOP", 6, 2}, {"FIP", 8, 8}, {"FDP", 16, 8}, {"MXCSR", 24, 4}};
+    for (unsigned n = 0; n < sizeof field / sizeof *field; n++) {
+        uint64_t x = 0, y = 0;
+        memcpy(&x, a + field[n].at, field[n].size);
+        memcpy(&y, b + field[n].at, field[n].size);
+        if (x != y)
+            say(t, "  %s %" PRIx64 " %" PRIx64 "\n", field[n].name, x, y);
+    }
+    for (unsigned n = 0; n < 8; n++)
+        if (memcmp(a + 32 + 16 * n, b + 32 + 16 * n, 10))
+            say(t, "  ST%u\n", n);
+    for (unsigned n = 0; n < 16; n++) {
+        if (memcmp(a + 160 + 16 * n, b + 160 + 16 * n, 16))
+            say(t, "  XMM%u\n", n);
+        if (memcmp(a + 576 + 16 * n, b + 576 + 16 * n, 16))
+            say(t, "  YMM%u, upper half\n", n);
+    }
+    (void)c;
+}
+
+int compare_results(const struct diff_case *c, const struct diff_result *a, const struct diff_result *b, char *why,
+                    size_t size)
+{
+    static const char *const gpr[16] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
+                                        "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
+    struct text t = {.at = why, .left = size};
+    uint64_t width = c->long64 ? ~0ull : 0xffffffff;
+    *why = 0;
+    if (a->vector != b->vector)
+        say(&t, "  fault %d %d\n", a->vector, b->vector);
+    if (a->error != b->error)
+        say(&t, "  error code %x %x\n", a->error, b->error);
+    if (a->cr2 != b->cr2)
+        say(&t, "  CR2 %" PRIx64 " %" PRIx64 "\n", a->cr2, b->cr2);
+    if ((a->out.rip ^ b->out.rip) & width)
+        say(&t, "  RIP %" PRIx64 " %" PRIx64 "\n", a->out.rip, b->out.rip);
+    // A fault leaves the flags alone, undefined ones too.
+    uint64_t flags = COMPARED_FLAGS & ~(a->vector < 0 ? undefined_flags(c) : 0);
+    if ((a->out.rflags ^ b->out.rflags) & flags)
+        say(&t, "  RFLAGS %" PRIx64 " %" PRIx64 "\n", a->out.rflags, b->out.rflags);
+    for (unsigned n = 0; n < (c->long64 ? 16 : 8); n++)
+        if ((a->out.gpr[n] ^ b->out.gpr[n]) & width)
+            say(&t, "  %s %" PRIx64 " %" PRIx64 "\n", gpr[n], a->out.gpr[n], b->out.gpr[n]);
+    if (c->long64 && a->out.gs_base != b->out.gs_base)
+        say(&t, "  GS base %" PRIx64 " %" PRIx64 "\n", a->out.gs_base, b->out.gs_base);
+    if (memcmp(a->out.xsave, b->out.xsave, CASE_XSAVE))
+        compare_xsave(&t, c, a->out.xsave, b->out.xsave);
+    if (memcmp(a->data, b->data, CASE_WRITABLE)) {
+        unsigned first = 0, last = CASE_WRITABLE - 1;
+        while (a->data[first] == b->data[first])
+            first++;
+        while (a->data[last] == b->data[last])
+            last--;
+        say(&t, "  memory %llx to %llx\n", CASE_DATA + first, CASE_DATA + last);
+    }
+    return t.any;
+}
+
+static void print_bytes(FILE *out, const uint8_t *p, unsigned n)
+{
+    for (unsigned k = n; k--;)
+        fprintf(out, "%02x", p[k]);
+}
+
+static void print_registers(FILE *out, const struct case_registers *r, const struct case_registers *was, unsigned count)
+{
+    static const char *const name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+    unsigned shown = 0;
+    for (unsigned n = 0; n < count; n++)
+        if (!was || was->gpr[n] != r->gpr[n])
+            fprintf(out, "%s%s %016" PRIx64, shown++ % 4 ? "  " : "\n    ", name[n], r->gpr[n]);
+    fprintf(out, "\n    rip %" PRIx64 "  rflags %" PRIx64 "  gs base %" PRIx64 "\n", r->rip, r->rflags, r->gs_base);
+    if (was && !memcmp(was->xsave, r->xsave, CASE_XSAVE))
+        return;
+    const uint8_t *x = r->xsave;
+    fprintf(out, "    fcw %02x%02x  fsw %02x%02x  ftw %02x  fop %02x%02x  fip ", x[1], x[0], x[3], x[2], x[4], x[7], x[6]);
+    print_bytes(out, x + 8, 8);
+    fprintf(out, "  fdp ");
+    print_bytes(out, x + 16, 8);
+    fprintf(out, "  mxcsr ");
+    print_bytes(out, x + 24, 4);
+    shown = 0;
+    for (unsigned n = 0; n < 8; n++)
+        if (!was || memcmp(was->xsave + 32 + 16 * n, x + 32 + 16 * n, 10)) {
+            fprintf(out, "%sst%u ", shown++ % 4 ? "  " : "\n    ", n);
+            print_bytes(out, x + 32 + 16 * n, 10);
+        }
+    shown = 0;
+    for (unsigned n = 0; n < 16; n++)
+        if (!was || memcmp(was->xsave + 160 + 16 * n, x + 160 + 16 * n, 16) ||
+            memcmp(was->xsave + 576 + 16 * n, x + 576 + 16 * n, 16)) {
+            fprintf(out, "%symm%u ", shown++ % 2 ? "  " : "\n    ", n);
+            print_bytes(out, x + 576 + 16 * n, 16);
+            fputc('_', out);
+            print_bytes(out, x + 160 + 16 * n, 16);
+        }
+    fputc('\n', out);
+}
+
+static void print_result(FILE *out, const struct diff_case *c, const char *name, const struct diff_result *r)
+{
+    fprintf(out, "  %s:", name);
+    if (r->vector >= 0)
+        fprintf(out, " fault %d, error code %x, cr2 %" PRIx64, r->vector, r->error, r->cr2);
+    print_registers(out, &r->out, &c->in, 16);
+    for (unsigned at = 0, shown = 0; at < CASE_WRITABLE && shown < 8; at += 16)
+        if (memcmp(c->data + at, r->data + at, 16)) {
+            fprintf(out, "    [%llx] ", CASE_DATA + at);
+            print_bytes(out, r->data + at, 16);
+            fprintf(out, " was ");
+            print_bytes(out, c->data + at, 16);
+            fputc('\n', out);
+            shown++;
+        }
+}
+
+static void print_operand_memory(FILE *out, const struct diff_case *c)
+{
+    ZydisDecodedInstruction insn;
+    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+    if (!decode(c, &insn, o))
+        return;
+    for (unsigned n = 0; n < insn.operand_count; n++) {
+        ZydisRegisterContext regs = {{0}};
+        uint64_t la;
+        if (o[n].type != ZYDIS_OPERAND_TYPE_MEMORY)
+            continue;
+        for (unsigned k = 0; k < 16; k++) {
+            regs.values[ZYDIS_REGISTER_RAX + k] = c->in.gpr[k];
+            regs.values[ZYDIS_REGISTER_EAX + k] = (uint32_t)c->in.gpr[k];
+        }
+        if (!ZYAN_SUCCESS(ZydisCalcAbsoluteAddressEx(&insn, &o[n], c->in.rip, &regs, &la)))
+            continue;
+        if (o[n].mem.segment == ZYDIS_REGISTER_GS)
+            la += c->in.gs_base;
+        fprintf(out, "    operand at %" PRIx64, la);
+        unsigned size = o[n].size / 8 && o[n].size / 8 <= 64 ? o[n].size / 8 : 64;
+        if (la - CASE_DATA < CASE_WINDOW && size <= CASE_WINDOW - (la - CASE_DATA)) {
+            fputs(": ", out);
+            print_bytes(out, c->data + (la - CASE_DATA), size);
+        }
+        fputc('\n', out);
+    }
+}
+
+void print_case(FILE *out, const struct diff_case *c, const char *name_a, const struct diff_result *a,
+                const char *name_b, const struct diff_result *b)
+{
+    ZydisDisassembledInstruction d;
+    fprintf(out, "  %s-bit code, bytes", c->long64 ? "64" : "32");
+    for (unsigned n = 0; n < c->len; n++)
+        fprintf(out, " %02x", c->code[n]);
+    if (ZYAN_SUCCESS(ZydisDisassembleIntel(c->long64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+                                           c->in.rip, c->code, c->len, &d)))
+        fprintf(out, ": %s", d.text);
+    fprintf(out, "\n  before:");
+    print_registers(out, &c->in, NULL, c->long64 ? 16 : 8);
+    print_operand_memory(out, c);
+    print_result(out, c, name_a, a);
+    print_result(out, c, name_b, b);
+}

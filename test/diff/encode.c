@@ -1,0 +1,133 @@
+// Random encodings of a form. See encode.h.
+#include "encode.h"
+#include <string.h>
+
+static void put(struct encoded *e, unsigned byte)
+{
+    e->bytes[e->len++] = (uint8_t)byte;
+}
+
+static void prefixes(struct encoded *e, const struct form *f, struct random *r)
+{
+    // In 64-bit mode ES, CS, SS and DS mean nothing and FS is not ours.
+    static const uint8_t segment[] = {0x26, 0x2e, 0x36, 0x3e, 0x65, 0x65};
+    if (f->modrm && f->mem && random_chance(r, 8))
+        put(e, segment[random_below(r, sizeof segment)]);
+    // Without ModRM an address size can't be told from the bytes that follow it; string instructions are tried too.
+    bool sized = (f->modrm && f->mem) || f->category == ZYDIS_CATEGORY_STRINGOP;
+    if (sized && random_chance(r, f->long64 ? 12 : 3))
+        put(e, 0x67);
+    for (unsigned n = 0; n < f->prefixes; n++)
+        put(e, f->prefix[n]);
+}
+
+// `address16`: 16-bit addressing, which has no SIB.
+static void modrm(struct encoded *e, const struct form *f, struct random *r, bool address16, unsigned *rex)
+{
+    unsigned reg = f->reg, rm = f->rm, mod = 3;
+    if (f->reg_free) {
+        reg = random_below(r, f->long64 ? 16 : 8);
+        *rex |= reg & 8 ? 4 : 0;
+    }
+    if (f->mem) {
+        mod = random_below(r, 3);
+        rm = f->vsib || random_chance(r, 30) ? 4 : random_below(r, 8);
+        if (f->long64)
+            *rex |= random_below(r, 4);
+    } else if (f->rm_free) {
+        rm = random_below(r, f->long64 ? 16 : 8);
+        *rex |= rm & 8 ? 1 : 0;
+    }
+    put(e, mod << 6 | (reg & 7) << 3 | (rm & 7));
+    if (!f->mem)
+        return;
+    if (rm == 4 && !address16)
+        put(e, (unsigned)random_bits(r) & 0xff);
+    // Which displacement there is, decoding tells; until then there is room for the longest.
+    e->disp_at = e->len;
+    for (unsigned n = 0; n < 4; n++)
+        put(e, (unsigned)random_bits(r) & 0xff);
+}
+
+static void vex(struct encoded *e, const struct form *f, struct random *r, bool address16)
+{
+    unsigned vvvv = f->vvvv_free ? random_below(r, f->long64 ? 16 : 8) : 0, rex = 0;
+    struct encoded tail = {.len = 0};
+    modrm(&tail, f, r, address16, &rex);
+    if (f->map == 1 && !f->w && !(rex & 3) && random_chance(r, 50)) {
+        put(e, 0xc5);
+        put(e, (rex & 4 ? 0 : 0x80) | (~vvvv & 15) << 3 | f->l << 2 | f->pp);
+    } else {
+        put(e, 0xc4);
+        put(e, (unsigned)((rex & 4 ? 0 : 0x80) | (rex & 2 ? 0 : 0x40) | (rex & 1 ? 0 : 0x20) | f->map));
+        put(e, (unsigned)(f->w << 7 | (~vvvv & 15) << 3 | f->l << 2 | f->pp));
+    }
+    put(e, f->opcode);
+    if (tail.disp_at)
+        e->disp_at = e->len + tail.disp_at;
+    memcpy(e->bytes + e->len, tail.bytes, tail.len);
+    e->len += tail.len;
+}
+
+static void legacy(struct encoded *e, const struct form *f, struct random *r, bool address16)
+{
+    unsigned rex = 0, opcode = f->opcode;
+    struct encoded tail = {.len = 0};
+    if (f->modrm)
+        modrm(&tail, f, r, address16, &rex);
+    if (f->opcode_reg) {
+        unsigned reg = random_below(r, f->long64 ? 16 : 8);
+        opcode = (opcode & 0xf8) | (reg & 7);
+        rex |= reg & 8 ? 1 : 0;
+    }
+    if (f->long64 && (f->w || rex || random_chance(r, 10)))
+        put(e, 0x40 | (unsigned)f->w << 3 | rex);
+    if (f->map)
+        put(e, 0x0f);
+    if (f->map == 2)
+        put(e, 0x38);
+    if (f->map == 3)
+        put(e, 0x3a);
+    put(e, opcode);
+    if (tail.disp_at)
+        e->disp_at = e->len + tail.disp_at;
+    memcpy(e->bytes + e->len, tail.bytes, tail.len);
+    e->len += tail.len;
+}
+
+bool encode_decode(struct encoded *e, const struct form *f)
+{
+    ZydisDecoder decoder;
+    ZydisDecoderInit(&decoder, f->long64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+                     f->long64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, e->bytes, e->len, &e->insn, e->operand));
+}
+
+bool encode_random(struct encoded *e, const struct form *f, struct random *r)
+{
+    memset(e, 0, sizeof *e);
+    prefixes(e, f, r);
+    bool address16 = !f->long64 && memchr(e->bytes, 0x67, e->len);
+    if (f->vex)
+        vex(e, f, r, address16);
+    else
+        legacy(e, f, r, address16);
+    // Decoded once with four bytes of displacement to learn how many there are.
+    unsigned end = e->len;
+    for (unsigned n = 0; n < 8; n++)
+        put(e, (unsigned)random_bits(r) & 0xff);
+    if (!encode_decode(e, f))
+        return false;
+    if (e->disp_at) {
+        unsigned size = e->insn.raw.disp.size / 8;
+        if (size > 4 || (size && e->insn.raw.disp.offset != e->disp_at))
+            return false;
+        end = e->disp_at + size;
+        if (!size)
+            e->disp_at = 0;
+    }
+    e->imm_at = end;
+    e->len = e->insn.length;
+    return e->len <= 15 && e->insn.mnemonic == f->mnemonic && e->insn.opcode_map == (ZydisOpcodeMap)f->map &&
+           (f->opcode_reg || e->insn.opcode == f->opcode) && e->imm_at + f->imm == e->len;
+}
