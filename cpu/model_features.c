@@ -113,6 +113,7 @@ const struct cpu_feature cpu_features[] = {
     FEATURE("lahf",       0x80000001, CPUID_ANY, ECX, 0,  ENGINE, IN_ALL, NULL),
     FEATURE("lzcnt",      0x80000001, CPUID_ANY, ECX, 5,  NATIVE, IN_V3_UP, NULL),
     FEATURE("sse4a",      0x80000001, CPUID_ANY, ECX, 6,  NATIVE, IN_HOST, "sse3"),
+    FEATURE("misalignsse", 0x80000001, CPUID_ANY, ECX, 7, NATIVE, IN_HOST | ONLY_AMD, "sse2"),
     FEATURE("prefetchw",  0x80000001, CPUID_ANY, ECX, 8,  ENGINE, IN_ALL, NULL),
     FEATURE("topoext",    0x80000001, CPUID_ANY, ECX, 22, ENGINE, IN_ALL | ONLY_AMD, NULL),
     FEATURE("syscall",    0x80000001, CPUID_ANY, EDX, 11, ENGINE, IN_ALL, NULL),

@@ -175,6 +175,12 @@ static void operands(struct interp_insn *i, const ZydisDecodedInstruction *z, co
             o->kind = OPERAND_MEM;
             if (!mem || address_reg(op[n].mem.base) == CPU_RSI)
                 memory(i, &op[n].mem);
+            // A SIB byte with base 5 and ModRM.mod 0 means a displacement and no base. With 32-bit addresses Zydis 4.0
+            // forgets that if REX.B is set.
+            if ((z->attributes & ZYDIS_ATTRIB_HAS_SIB) && !z->raw.modrm.mod && z->raw.sib.base == 5) {
+                i->base = INSN_NONE;
+                i->disp = z->raw.disp.value;
+            }
             mem = true;
             break;
         case ZYDIS_OPERAND_TYPE_IMMEDIATE:

@@ -156,6 +156,22 @@ static bool same(const ZydisDecodedInstruction *d, const ZydisDecodedOperand *o,
     return true;
 }
 
+static bool canonical_form(const ZydisDecodedInstruction *d, const ZydisDecodedOperand *o, const uint8_t *bytes,
+                           struct canonical *c)
+{
+    unsigned w = d->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX ? d->raw.vex.W : d->raw.rex.W;
+    bool wide = d->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
+    // Outside of 64-bit mode VEX.W does not make a general register longer: it goes, unless it chooses the instruction.
+    for (unsigned try = wide ? w : 0; try <= w; try++) {
+        ZydisDecodedInstruction cd;
+        ZydisDecodedOperand co[ZYDIS_MAX_OPERAND_COUNT];
+        canonicalize(bytes, d, o, try, c);
+        if (c->len <= HOST_BYTES && decode64(c->bytes, c->len, &cd, co) && same(d, o, &cd, co))
+            return true;
+    }
+    return false;
+}
+
 // --- forms
 
 static bool unaligned_allowed(ZydisMnemonic m)
@@ -169,10 +185,22 @@ static bool unaligned_allowed(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_PCMPESTRM:
     case ZYDIS_MNEMONIC_PCMPISTRI:
     case ZYDIS_MNEMONIC_PCMPISTRM:
+    case ZYDIS_MNEMONIC_SHA1RNDS4: // the manuals ask for alignment here, processors don't
+    case ZYDIS_MNEMONIC_SHA1NEXTE:
+    case ZYDIS_MNEMONIC_SHA1MSG1:
+    case ZYDIS_MNEMONIC_SHA1MSG2:
+    case ZYDIS_MNEMONIC_SHA256RNDS2:
+    case ZYDIS_MNEMONIC_SHA256MSG1:
+    case ZYDIS_MNEMONIC_SHA256MSG2:
         return true;
     default:
         return false;
     }
+}
+
+static bool rounds_scalar(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_ROUNDSS || m == ZYDIS_MNEMONIC_ROUNDSD;
 }
 
 static bool explicitly_aligned(const ZydisDecodedInstruction *d)
@@ -262,6 +290,8 @@ static bool describe(struct host_form *f, const uint8_t *bytes, unsigned len)
             return false;
         }
     }
+    // Zydis calls the operands of these two integers.
+    f->fp |= rounds_scalar(d.mnemonic);
     if (explicitly_aligned(&d)) {
         f->fp = false;
         f->align = f->mem_size;
@@ -269,9 +299,8 @@ static bool describe(struct host_form *f, const uint8_t *bytes, unsigned len)
     } else if (!f->vex && f->mem_size == 16 && !unaligned_allowed(d.mnemonic)) {
         f->align = 16;
     }
-    if (f->x87)
-        f->x87_opcode |= (uint16_t)(d.raw.modrm.mod << 6 | d.raw.modrm.reg << 3 | d.raw.modrm.rm);
-    return vectors;
+    // Conversions to a general register may have no vector register but memory.
+    return vectors || f->fp;
 }
 
 static bool make_stub(struct interp_host *h, struct host_form *f, void *at)
@@ -327,19 +356,9 @@ interp_fn interp_host_handler(struct interp_vcpu *v, struct interp_insn *i, cons
     if (fn || !is_ours(d))
         return fn;
 
-    unsigned w = d->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX ? d->raw.vex.W : d->raw.rex.W;
     struct canonical c;
-    for (;;) {
-        ZydisDecodedInstruction cd;
-        ZydisDecodedOperand co[ZYDIS_MAX_OPERAND_COUNT];
-        canonicalize(bytes, d, o, w, &c);
-        if (c.len <= HOST_BYTES && decode64(c.bytes, c.len, &cd, co) && same(d, o, &cd, co))
-            break;
-        // Outside of 64-bit mode W does not make a general register longer.
-        if (!w)
-            return NULL;
-        w = 0;
-    }
+    if (!canonical_form(d, o, bytes, &c))
+        return NULL;
     const struct host_form *f = find(h, c.bytes, c.len);
     if (!f) {
         struct host_form new;
@@ -356,6 +375,7 @@ interp_fn interp_host_handler(struct interp_vcpu *v, struct interp_insn *i, cons
     for (unsigned n = 0; n < FIELDS; n++)
         i->op[n].reg = c.reg[n];
     bool x87 = d->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && d->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+    i->op[3].size = (uint8_t)(d->raw.modrm.mod << 6 | d->raw.modrm.reg << 3 | d->raw.modrm.rm); // for FOP
     i->stub = f;
     if (f)
         return x87 ? host_x87 : host_vector;
@@ -385,6 +405,9 @@ int interp_host_create(struct interp_vcpu *v, struct error *err)
         return r;
     }
     interp_host_forget(v);
+    struct cpuid_regs vendor;
+    cpu_cpuid(v->model, &v->s, 0, 0, 0, &vendor);
+    h->pointers_always = vendor.ebx == 0x756e6547; // "Genu"
     // Bit 17 (misaligned exception mask) where the model has it (AMD APM vol. 1, 4.2.2).
     h->mxcsr_mask = 0xffff | (cpu_model_has(v->model, 0x80000001, 0, 2, 7) ? MXCSR_MM : 0);
     return 0;

@@ -42,6 +42,7 @@ enum {
 
 enum {
     MXCSR_FLAGS = 0x3f,
+    MXCSR_BEFORE = 0x07, // IE, DE, ZE
     MXCSR_UE = 1 << 4,
     MXCSR_MASKS = 0x1f80,
     MXCSR_UM = 1 << 11,
@@ -81,7 +82,7 @@ struct host_form {
     uint8_t mem_size;
     uint8_t align;       // the memory operand must be aligned to this, 0: needn't
     bool align_strict;   // even with MXCSR.MM
-    uint16_t x87_opcode; // FOP
+    uint16_t x87_opcode; // FOP, without the ModRM byte
     uint32_t next;       // in the hash chain, index + 1
 };
 
@@ -100,6 +101,7 @@ struct interp_host {
     uint32_t buckets;
     struct host_form passing; // when the table is full: made anew for every execution
     uint32_t mxcsr_mask;
+    bool pointers_always; // FXSAVE and XSAVE write FIP, FDP and FOP even with no exception pending
 };
 
 enum { HOST_FORMS = 4096, HOST_STUB_MAX = 192 };

@@ -40,6 +40,18 @@ static uint32_t selected(const uint8_t *mask, unsigned size, unsigned element)
     return bits;
 }
 
+static uint64_t address_mask(const struct interp_insn *i)
+{
+    return i->addrsize == 8 ? ~0ull : i->addrsize == 4 ? 0xffffffff : 0xffff;
+}
+
+// The byte moves check the alignment of the whole (AMD's processors do; of the other masked moves of none).
+static bool aligned(struct interp_vcpu *v, const struct interp_insn *i)
+{
+    uint64_t la = v->s.seg[i->seg].base + (v->s.gpr[CPU_RDI] & address_mask(i));
+    return !host_raise_alignment(v, la, 8);
+}
+
 // Writes the selected elements at seg:offset, or none.
 static bool write_selected(struct interp_vcpu *v, unsigned seg, uint64_t offset, uint64_t offset_mask,
                            const uint8_t *data, unsigned size, unsigned element, uint32_t bits)
@@ -61,11 +73,6 @@ static bool write_selected(struct interp_vcpu *v, unsigned seg, uint64_t offset,
         }
     }
     return true;
-}
-
-static uint64_t address_mask(const struct interp_insn *i)
-{
-    return i->addrsize == 8 ? ~0ull : i->addrsize == 4 ? 0xffffffff : 0xffff;
 }
 
 static enum interp_result masked_load(struct interp_vcpu *v, const struct interp_insn *i)
@@ -112,7 +119,8 @@ static enum interp_result masked_bytes(struct interp_vcpu *v, const struct inter
     host_use(v, i->op[1].high ? XSTATE_SSE | XSTATE_AVX : XSTATE_SSE);
     uint32_t bits = selected(host_xmm(v, i->op[FIELD_RM].reg), 16, 1);
     uint64_t mask = address_mask(i);
-    return write_selected(v, i->seg, v->s.gpr[CPU_RDI] & mask, mask, host_xmm(v, i->op[FIELD_REG].reg), 16, 1, bits)
+    return aligned(v, i) && write_selected(v, i->seg, v->s.gpr[CPU_RDI] & mask, mask, host_xmm(v, i->op[FIELD_REG].reg),
+                                           16, 1, bits)
                ? INTERP_NEXT
                : INTERP_FAULT;
 }
@@ -124,10 +132,11 @@ static enum interp_result masked_mmx_bytes(struct interp_vcpu *v, const struct i
     host_use(v, XSTATE_X87);
     uint32_t bits = selected(host_mmx(v, i->op[FIELD_RM].reg), 8, 1);
     uint64_t mask = address_mask(i);
-    if (!write_selected(v, i->seg, v->s.gpr[CPU_RDI] & mask, mask, host_mmx(v, i->op[FIELD_REG].reg), 8, 1, bits))
-        return INTERP_FAULT;
-    host_enter_mmx(v);
-    return INTERP_NEXT;
+    host_enter_mmx(v); // even if it then faults
+    return aligned(v, i) && write_selected(v, i->seg, v->s.gpr[CPU_RDI] & mask, mask, host_mmx(v, i->op[FIELD_REG].reg),
+                                           8, 1, bits)
+               ? INTERP_NEXT
+               : INTERP_FAULT;
 }
 
 // VGATHERDPS and the seven others. op[FIELD_RM].reg is the index register.
@@ -150,7 +159,7 @@ static enum interp_result gather(struct interp_vcpu *v, const struct interp_insn
             int64_t at = index_size == 4 ? (int32_t)host_get32(index + 4 * n) : (int64_t)host_get64(index + 8 * n);
             uint64_t la;
             ok = interp_linear(v, i->seg, (base + (uint64_t)at * scale) & address_mask(i), element, CPU_READ, &la) &&
-                 !host_raise_alignment(v, la, element) && host_read(v, la, result + n * element, element);
+                 host_read(v, la, result + n * element, element);
         }
         if (ok)
             memset(mask + n * element, 0, element);
@@ -158,11 +167,6 @@ static enum interp_result gather(struct interp_vcpu *v, const struct interp_insn
     if (ok) {
         memset(mask, 0, sizeof mask);
         memset(result + count * element, 0, sizeof result - count * element);
-    } else {
-        // Not one byte beyond what was done changes, but VEX.128 has already cleared the upper halves.
-        unsigned size = vector_size(i);
-        memset(mask + size, 0, sizeof mask - size);
-        memset(result + size, 0, sizeof result - size);
     }
     put_vector(v, i->op[FIELD_REG].reg, result);
     put_vector(v, i->op[FIELD_VVVV].reg, mask);

@@ -105,13 +105,13 @@ bool host_raise_alignment(struct interp_vcpu *v, uint64_t la, unsigned size)
 bool host_address(struct interp_vcpu *v, const struct interp_insn *i, unsigned size, unsigned align, bool write,
                   uint64_t *la)
 {
-    if (!interp_linear(v, i->seg, interp_ea(v, i), size, write ? CPU_WRITE : CPU_READ, la))
-        return false;
-    if (align && (*la & (align - 1))) {
+    uint64_t offset = interp_ea(v, i);
+    // Processors look at the alignment first, even of an address that is not canonical.
+    if (align && ((v->s.seg[i->seg].base + offset) & (align - 1))) {
         interp_gp(v, 0);
         return false;
     }
-    return true;
+    return interp_linear(v, i->seg, offset, size, write ? CPU_WRITE : CPU_READ, la);
 }
 
 bool host_read(struct interp_vcpu *v, uint64_t la, void *buf, unsigned size)

@@ -123,9 +123,15 @@ static bool run_fp(struct interp_vcpu *v, const struct interp_insn *i, const str
     }
     form->run(f);
     raised |= f->mxcsr & MXCSR_FLAGS;
+    // Invalid, denormal and divide-by-zero are found before anything is computed: one that is unmasked leaves nothing
+    // to overflow, underflow or be inexact.
+    if (raised & ~(guest >> 7) & MXCSR_BEFORE)
+        raised &= MXCSR_BEFORE;
     host_put32(v->s.xsave + AREA_MXCSR, guest | raised);
     if (!(raised & ~(guest >> 7)))
         return true;
+    if (form->mmx)
+        host_enter_mmx(v); // that much is done already
     if (v->s.cr4 & CR4_OSXMMEXCPT)
         interp_fault(v, EXC_XM);
     else
@@ -147,9 +153,12 @@ static enum interp_result run(struct interp_vcpu *v, const struct interp_insn *i
             align = 0;
         if (!host_address(v, i, form->mem_size, align, form->mem_write, &la))
             return INTERP_FAULT;
-        if (!align && host_raise_alignment(v, la, form->mem_size))
+        if (!align && host_raise_alignment(v, la, form->mem_size < 16 ? form->mem_size : 16))
             return INTERP_FAULT;
         if (form->mem_read && !host_read(v, la, f->mem, form->mem_size))
+            return INTERP_FAULT;
+        // A page fault comes before what the computation raises.
+        if (form->mem_write && form->fp && !interp_probe(v, la, form->mem_size, CPU_WRITE, false))
             return INTERP_FAULT;
     }
     host_use(v, (form->vex ? XSTATE_AVX | XSTATE_SSE : form->sse ? XSTATE_SSE : 0) | (form->mmx ? XSTATE_X87 : 0));

@@ -14,11 +14,10 @@ static void set_pointers(struct interp_vcpu *v, const struct interp_insn *i, con
                          uint64_t offset)
 {
     uint8_t *area = v->s.xsave;
-    host_put16(area + AREA_FOP, form->x87_opcode & 0x7ff);
+    host_put16(area + AREA_FOP, form->x87_opcode | i->op[3].size);
     host_put64(area + AREA_FIP, v->s.rip);
     if (form->mem_size)
         host_put64(area + AREA_FDP, offset);
-    (void)i;
 }
 
 static enum interp_result run(struct interp_vcpu *v, const struct interp_insn *i, const struct host_form *form)

@@ -50,6 +50,16 @@ static void narrow_pointers(uint8_t *legacy)
     host_put64(legacy + AREA_FDP, host_get32(legacy + AREA_FDP));
 }
 
+// What of the x87 state is written: AMD's processors tell the last instruction's pointers only while an exception is
+// pending (AMD APM vol. 2, 11.4.4).
+static void prepare_x87(const struct interp_vcpu *v, uint8_t *legacy, bool wide)
+{
+    if (!v->host->pointers_always && !(host_get16(legacy + AREA_FSW) & FSW_ES))
+        memset(legacy + AREA_FOP, 0, AREA_MXCSR - AREA_FOP);
+    if (!wide)
+        narrow_pointers(legacy);
+}
+
 static bool is_wide(const struct interp_insn *i)
 {
     switch (i->mnemonic) {
@@ -105,8 +115,7 @@ static enum interp_result fxsave(struct interp_vcpu *v, const struct interp_insn
         return INTERP_FAULT;
     host_use(v, XSTATE_X87 | XSTATE_SSE);
     memcpy(image, v->s.xsave, sizeof image);
-    if (!is_wide(i))
-        narrow_pointers(image);
+    prepare_x87(v, image, is_wide(i));
     host_put32(image + AREA_MXCSR_MASK, v->host->mxcsr_mask);
     unsigned size = fast(v) ? AREA_XMM : AREA_XMM + 16 * registers(v);
     if (!interp_probe(v, la, 512, CPU_WRITE, false) || !host_write(v, la, image, size))
@@ -214,8 +223,7 @@ static enum interp_result xsave(struct interp_vcpu *v, const struct interp_insn 
     uint64_t save = optimized ? used : rfbm;
 
     memcpy(legacy, area, sizeof legacy);
-    if (!is_wide(i))
-        narrow_pointers(legacy);
+    prepare_x87(v, legacy, is_wide(i));
     uint8_t mxcsr[8];
     host_put32(mxcsr, host_get32(area + AREA_MXCSR));
     host_put32(mxcsr + 4, v->host->mxcsr_mask);

@@ -47,8 +47,8 @@ struct diff_result {
 
 // The read-only page has the same contents in every case.
 void case_fill_readonly(uint8_t *page);
-// Copies an XSAVE area so that equal states are equal bytes: components that XSTATE_BV says are initial get their initial
-// values, and what is no state (header, MXCSR_MASK, reserved bytes) is cleared.
+// Copies an XSAVE area so that equal states are equal bytes: components that XSTATE_BV says are initial get their
+// initial values, and what is no state (header, MXCSR_MASK, reserved bytes) is cleared.
 void case_take_xsave(uint8_t out[CASE_XSAVE], const uint8_t *area);
 
 // Something that executes cases.

@@ -46,16 +46,73 @@ static uint64_t undefined_flags(const struct diff_case *c)
     return insn.cpu_flags->undefined & STATUS_FLAGS;
 }
 
-static void compare_xsave(struct text *t, const struct diff_case *c, const uint8_t *a, const uint8_t *b)
+static bool in_pieces(const struct diff_case *c)
+{
+    ZydisDecodedInstruction insn;
+    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+    if (!decode(c, &insn, o))
+        return false;
+    switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ:
+        return true;
+    default:
+        break;
+    }
+    for (unsigned n = 0; n < insn.operand_count; n++)
+        if (o[n].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            (o[n].size > 512 || o[n].element_type == ZYDIS_ELEMENT_TYPE_STRUCT))
+            return true;
+    return false;
+}
+
+// Flags in MXCSR that an unmasked SIMD exception may leave either way. Only the order of a processor's steps tells
+// them, and an engine that lets the host compute with all exceptions masked can't see it:
+//   - PE with an unmasked overflow or underflow: whether the result would be inexact if the exponent had no limit;
+//   - all of them in a dot product, whose products may raise an exception before its sums are made.
+static uint32_t undefined_mxcsr(const struct diff_case *c, uint32_t mxcsr)
+{
+    ZydisDecodedInstruction insn;
+    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+    if (!decode(c, &insn, o))
+        return 0;
+    switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_DPPS:
+    case ZYDIS_MNEMONIC_DPPD:
+    case ZYDIS_MNEMONIC_VDPPS:
+    case ZYDIS_MNEMONIC_VDPPD:
+        return 0x3f;
+    default:
+        return mxcsr & ~(mxcsr >> 7) & 0x18 ? 0x20 : 0;
+    }
+}
+
+static void compare_xsave(struct text *t, const struct diff_case *c, int vector, const uint8_t *a, const uint8_t *b)
 {
     static const struct {
         const char *name;
         unsigned at, size;
-    } field[] = {{"FCW", 0, 2}, {"FSW", 2, 2}, {"FTW", 4, 1}, {"FOP", 6, 2}, {"FIP", 8, 8}, {"FDP", 16, 8}, {"MXCSR", 24, 4}};
+    } field[] = {{"FCW", 0, 2}, {"FSW", 2, 2},  {"FTW", 4, 1},   {"FOP", 6, 2},
+                 {"FIP", 8, 8}, {"FDP", 16, 8}, {"MXCSR", 24, 4}};
+    // AMD processors save the last instruction's pointers only while an exception is pending (AMD APM vol. 2, 11.4.4):
+    // otherwise nobody can say what they are.
+    bool pending = a[2] & 0x80;
     for (unsigned n = 0; n < sizeof field / sizeof *field; n++) {
         uint64_t x = 0, y = 0;
+        if (field[n].at >= 6 && field[n].at < 24 && !pending)
+            continue;
         memcpy(&x, a + field[n].at, field[n].size);
         memcpy(&y, b + field[n].at, field[n].size);
+        if (field[n].at == 24 && vector == 19) {
+            uint32_t undefined = undefined_mxcsr(c, (uint32_t)x);
+            x &= ~(uint64_t)undefined;
+            y &= ~(uint64_t)undefined;
+        }
         if (x != y)
             say(t, "  %s %" PRIx64 " %" PRIx64 "\n", field[n].name, x, y);
     }
@@ -68,7 +125,6 @@ static void compare_xsave(struct text *t, const struct diff_case *c, const uint8
         if (memcmp(a + 576 + 16 * n, b + 576 + 16 * n, 16))
             say(t, "  YMM%u, upper half\n", n);
     }
-    (void)c;
 }
 
 int compare_results(const struct diff_case *c, const struct diff_result *a, const struct diff_result *b, char *why,
@@ -83,7 +139,9 @@ int compare_results(const struct diff_case *c, const struct diff_result *a, cons
         say(&t, "  fault %d %d\n", a->vector, b->vector);
     if (a->error != b->error)
         say(&t, "  error code %x %x\n", a->error, b->error);
-    if (a->cr2 != b->cr2)
+    // Of an operand that is read in pieces (state images, masked moves), which piece faults first is nobody's promise.
+    unsigned grain = in_pieces(c) ? CASE_PAGE - 1 : 0;
+    if ((a->cr2 ^ b->cr2) & ~(uint64_t)grain)
         say(&t, "  CR2 %" PRIx64 " %" PRIx64 "\n", a->cr2, b->cr2);
     if ((a->out.rip ^ b->out.rip) & width)
         say(&t, "  RIP %" PRIx64 " %" PRIx64 "\n", a->out.rip, b->out.rip);
@@ -97,7 +155,7 @@ int compare_results(const struct diff_case *c, const struct diff_result *a, cons
     if (c->long64 && a->out.gs_base != b->out.gs_base)
         say(&t, "  GS base %" PRIx64 " %" PRIx64 "\n", a->out.gs_base, b->out.gs_base);
     if (memcmp(a->out.xsave, b->out.xsave, CASE_XSAVE))
-        compare_xsave(&t, c, a->out.xsave, b->out.xsave);
+        compare_xsave(&t, c, a->vector, a->out.xsave, b->out.xsave);
     if (memcmp(a->data, b->data, CASE_WRITABLE)) {
         unsigned first = 0, last = CASE_WRITABLE - 1;
         while (a->data[first] == b->data[first])
@@ -127,7 +185,8 @@ static void print_registers(FILE *out, const struct case_registers *r, const str
     if (was && !memcmp(was->xsave, r->xsave, CASE_XSAVE))
         return;
     const uint8_t *x = r->xsave;
-    fprintf(out, "    fcw %02x%02x  fsw %02x%02x  ftw %02x  fop %02x%02x  fip ", x[1], x[0], x[3], x[2], x[4], x[7], x[6]);
+    fprintf(out, "    fcw %02x%02x  fsw %02x%02x  ftw %02x  fop %02x%02x  fip ", x[1], x[0], x[3], x[2], x[4], x[7],
+            x[6]);
     print_bytes(out, x + 8, 8);
     fprintf(out, "  fdp ");
     print_bytes(out, x + 16, 8);

@@ -18,10 +18,10 @@ struct form {
     uint8_t prefixes;
     uint8_t map; // 0: one byte, 1: 0f, 2: 0f 38, 3: 0f 3a
     uint8_t opcode;
-    uint8_t pp, l; // VEX
-    uint8_t w;     // REX.W or VEX.W
-    bool opcode_reg; // the low three bits of the opcode choose a register
-    bool modrm, mem; // has a ModRM byte; it names memory
+    uint8_t pp, l;                     // VEX
+    uint8_t w;                         // REX.W or VEX.W
+    bool opcode_reg;                   // the low three bits of the opcode choose a register
+    bool modrm, mem;                   // has a ModRM byte; it names memory
     bool reg_free, rm_free, vvvv_free; // the field chooses a register
     uint8_t reg, rm;                   // otherwise: its fixed value
     bool vsib;

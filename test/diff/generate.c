@@ -1,8 +1,8 @@
 // Random cases. See generate.h.
 //
-// Registers and memory are random; then the addresses that the instruction will use are made to lead into the window (at
-// a random alignment, across a page, into the read-only page or out of the window) by solving for a register or for the
-// displacement, and the few instructions that would do something pointless with random values get likelier ones.
+// Registers and memory are random; then the addresses that the instruction will use are made to lead into the window
+// (at a random alignment, across a page, into the read-only page or out of the window) by solving for a register or for
+// the displacement, and the few instructions that would do something pointless with random values get likelier ones.
 #include "generate.h"
 #include "encode.h"
 #include <string.h>
@@ -59,6 +59,13 @@ static bool is_gpr(ZydisRegister reg)
     return class == ZYDIS_REGCLASS_GPR64 || class == ZYDIS_REGCLASS_GPR32 || class == ZYDIS_REGCLASS_GPR16;
 }
 
+// A SIB byte with base 5 and ModRM.mod 0 means no base; Zydis 4.0 forgets that for 32-bit addresses with REX.B.
+static bool has_base(const struct generator *g, const ZydisDecodedOperand *o)
+{
+    return is_gpr(o->mem.base) &&
+           !((g->e.insn.attributes & ZYDIS_ATTRIB_HAS_SIB) && !g->e.insn.raw.modrm.mod && g->e.insn.raw.sib.base == 5);
+}
+
 static uint64_t address_mask(const struct generator *g)
 {
     return g->e.insn.address_width == 64 ? ~0ull : g->e.insn.address_width == 32 ? 0xffffffff : 0xffff;
@@ -85,14 +92,14 @@ static bool aim(struct generator *g, const ZydisDecodedOperand *o, uint64_t want
     uint64_t *gpr = g->c->in.gpr, mask = address_mask(g);
     if (o->mem.segment == ZYDIS_REGISTER_GS)
         want -= g->c->in.gs_base;
-    uint64_t disp = (uint64_t)o->mem.disp.value;
+    uint64_t disp = (uint64_t)g->e.insn.raw.disp.value;
     bool vsib = o->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
     if (vsib)
         tame_indexes(g, o);
-    int base = is_gpr(o->mem.base) ? ZydisRegisterGetId(o->mem.base) : -1;
+    int base = has_base(g, o) ? ZydisRegisterGetId(o->mem.base) : -1;
     int index = !vsib && is_gpr(o->mem.index) ? ZydisRegisterGetId(o->mem.index) : -1;
     if (mask == 0xffff)
-        return true; // below 64 KiB nothing is mapped: it faults wherever it is
+        return true;                                      // below 64 KiB nothing is mapped: it faults wherever it is
     if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM) { // MOV with an absolute address
         if (g->f->imm != 4 && g->f->imm != 8)
             return false;
@@ -113,7 +120,8 @@ static bool aim(struct generator *g, const ZydisDecodedOperand *o, uint64_t want
         return true;
     }
     // No base: the displacement has 32 bits, signed, so a large index must go.
-    uint64_t from = o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP ? g->c->in.rip + g->e.insn.length : 0;
+    uint64_t from =
+        o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP ? g->c->in.rip + g->e.insn.length : 0;
     if (index >= 0) {
         gpr[index] = random_below(&g->r, 1024);
         from = gpr[index] * o->mem.scale;
@@ -301,7 +309,8 @@ static void string_operands(struct generator *g)
     struct random *r = &g->r;
     unsigned width = g->e.insn.address_width;
     uint64_t mask = width == 64 ? ~0ull : width == 32 ? 0xffffffff : 0xffff;
-    uint64_t from = CASE_DATA + 64 + random_below(r, CASE_WRITABLE - 128), to = CASE_DATA + 64 + random_below(r, CASE_WRITABLE - 128);
+    uint64_t from = CASE_DATA + 64 + random_below(r, CASE_WRITABLE - 128),
+             to = CASE_DATA + 64 + random_below(r, CASE_WRITABLE - 128);
     if (random_chance(r, 10))
         to = CASE_DATA + CASE_WRITABLE - random_below(r, 64);
     if (random_chance(r, 10))
@@ -410,7 +419,8 @@ static bool adjust(struct generator *g)
     case ZYDIS_MNEMONIC_LSL:
     case ZYDIS_MNEMONIC_VERR:
     case ZYDIS_MNEMONIC_VERW: {
-        static const uint16_t selector[] = {0, 3, 0x08, 0x10, 0x18, 0x1b, 0x20, 0x23, 0x28, 0x2b, 0x30, 0x33, 0x88, 0xfffc};
+        static const uint16_t selector[] = {0,    3,    0x08, 0x10, 0x18, 0x1b, 0x20,
+                                            0x23, 0x28, 0x2b, 0x30, 0x33, 0x88, 0xfffc};
         for (unsigned n = 0; n < 16; n++)
             gpr[n] = (gpr[n] & ~0xffffull) | selector[random_below(r, sizeof selector / sizeof *selector)];
         if (g->f->mem)

@@ -1,7 +1,8 @@
 // Executes a case on an engine: a guest that consists of page tables, descriptor tables and the case, in ring 3.
 //
-// Nothing of the engine is looked at but its registers: the guest has an interrupt descriptor table whose 32 handlers lie
-// at known addresses in ring 0, so a fault is seen by where RIP is after one step, and what it pushed is on the stack.
+// Nothing of the engine is looked at but its registers: the guest has an interrupt descriptor table whose 32 handlers
+// lie at known addresses in ring 0, so a fault is seen by where RIP is after one step, and what it pushed is on the
+// stack.
 //
 // Guest-physical memory (linear addresses of code and data are those of case.h):
 //     0x1000 PML4   0x2000 PDPT   0x3000 PD   0x4000 PT of code and data   0x5000 PT of the supervisor's pages
@@ -30,7 +31,7 @@ enum {
     RAM = 0x40000,
     PRESENT = 0x63, // present, writable, accessed, dirty
     USER = 4,
-    READONLY = 2,
+    WRITABLE = 2,
     GDT_LIMIT = 0x7f, // as large as Linux's
     TSS_SELECTOR = 0x40,
 };
@@ -150,9 +151,9 @@ static void build(uint8_t *ram)
     put64(ram, PDPT, PD | PRESENT | USER);
     put64(ram, PD + 8 * (CASE_CODE >> 21 & 511), PT_USER | PRESENT | USER);
     put64(ram, PD + 8 * (SYSTEM >> 21 & 511), PT_SYSTEM | PRESENT);
-    put64(ram, PT_USER + 8 * (CASE_CODE >> 12 & 511), CODE | PRESENT | USER);
+    put64(ram, PT_USER + 8 * (CASE_CODE >> 12 & 511), CODE | (PRESENT & ~WRITABLE) | USER);
     for (unsigned n = 0; n < CASE_WINDOW; n += CASE_PAGE) {
-        uint64_t flags = n < CASE_WRITABLE ? PRESENT | USER : (PRESENT & ~READONLY) | USER;
+        uint64_t flags = n < CASE_WRITABLE ? PRESENT | USER : (PRESENT & ~WRITABLE) | USER;
         put64(ram, PT_USER + 8 * ((CASE_DATA + n) >> 12 & 511), (DATA + n) | flags | NX);
     }
     for (unsigned at = GDT; at <= HANDLERS; at += CASE_PAGE)
@@ -173,7 +174,8 @@ static void build(uint8_t *ram)
         put64(ram, IDT + 16 * n, (handler & 0xffff) | 0x10 << 16 | 0x8e00ull << 32 | (handler >> 16 & 0xffff) << 48);
         put64(ram, IDT + 16 * n + 8, handler >> 32);
     }
-    memset(ram + HANDLERS, 0xf4, CASE_PAGE);
+    // An engine need not count an instruction that faults: then it executes one more, here.
+    memset(ram + HANDLERS, 0x90, CASE_PAGE);
     memset(ram + CODE, 0xcc, CASE_PAGE);
     case_fill_readonly(ram + DATA + CASE_WRITABLE);
 }

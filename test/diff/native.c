@@ -1,9 +1,10 @@
 // Executes a case on the CPU that this program runs on.
 //
-// native_enter() saves what the compiler believes in, loads every register from the context and jumps to the
-// instruction. It comes back by a signal, always: the INT3 behind the instruction or the instruction's own fault. The
-// handler copies the interrupted registers out of the signal frame and lets the kernel return into native_leave(). The
-// context lies at a fixed address below 2 GiB, so that code with no register free can name it.
+// native_enter() saves what the compiler believes in, loads every register from the context and goes to the instruction
+// by IRETQ, which changes the mode too and, being serializing, sees the code that was just written. It comes back by a
+// signal, always: the INT3 behind the instruction or the instruction's own fault. The handler copies the interrupted
+// registers out of the signal frame and lets the kernel return into native_leave(). The context lies at a fixed address
+// below 2 GiB, so that code with no register free can name it.
 #include "case.h"
 #include <errno.h>
 #include <signal.h>
@@ -17,26 +18,25 @@
 
 #define CONTEXT 0x1f000000
 
-enum { HWCAP2_FSGSBASE = 1 << 1 };
+enum { HWCAP2_FSGSBASE = 1 << 1, SIGNAL_STACK = 1 << 18 };
 
 struct context {
     uint64_t gpr[16];
     uint64_t rip, rflags, gs_base; // up to here as in case_registers
     uint64_t host_rsp;
-    uint32_t far_offset; // for the jump into 32-bit code
-    uint16_t far_selector;
-    uint8_t pad[34];
+    uint64_t frame[5]; // for IRETQ: RIP, CS, RFLAGS, RSP, SS
     _Alignas(64) uint8_t xsave[1024];
     struct diff_result *result;
 };
 
-enum { AT_RIP = 128, AT_RFLAGS = 136, AT_GS_BASE = 144, AT_HOST_RSP = 152, AT_FAR = 160, AT_XSAVE = 256 };
+enum { AT_RIP = 128, AT_RFLAGS = 136, AT_GS_BASE = 144, AT_HOST_RSP = 152, AT_FRAME = 160, AT_XSAVE = 256 };
 _Static_assert(offsetof(struct context, rip) == AT_RIP && offsetof(struct context, rflags) == AT_RFLAGS &&
-                   offsetof(struct context, gs_base) == AT_GS_BASE && offsetof(struct context, host_rsp) == AT_HOST_RSP &&
-                   offsetof(struct context, far_offset) == AT_FAR && offsetof(struct context, xsave) == AT_XSAVE,
+                   offsetof(struct context, gs_base) == AT_GS_BASE &&
+                   offsetof(struct context, host_rsp) == AT_HOST_RSP && offsetof(struct context, frame) == AT_FRAME &&
+                   offsetof(struct context, xsave) == AT_XSAVE,
                "the assembly below knows these");
 
-void native_enter(uint64_t far);
+void native_enter(void);
 void native_leave(void);
 void native_signal(int sig, siginfo_t *info, void *context);
 
@@ -45,27 +45,36 @@ void native_signal(int sig, siginfo_t *info, void *context);
 __asm__(".text\n.globl native_enter\n.type native_enter, @function\nnative_enter:\n"
         "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
         "sub $8, %rsp\nstmxcsr (%rsp)\nfnstcw 4(%rsp)\n"
-        "movq %rsp, " AT(152) "\n"
-        "movl $0x2b, %eax\nmovl %eax, %ds\nmovl %eax, %es\n"
-        "movq " AT(144) ", %rax\nwrgsbase %rax\n"
-        "movl $7, %eax\nxorl %edx, %edx\nxrstor64 " AT(256) "\n"
-        "test %rdi, %rdi\n"
-        "jnz 1f\n"
-        "pushq " AT(136) "\npopfq\n"
-        LOAD(0, "rax") LOAD(1, "rcx") LOAD(2, "rdx") LOAD(3, "rbx") LOAD(4, "rsp") LOAD(5, "rbp") LOAD(6, "rsi")
-        LOAD(7, "rdi") LOAD(8, "r8") LOAD(9, "r9") LOAD(10, "r10") LOAD(11, "r11") LOAD(12, "r12") LOAD(13, "r13")
-        LOAD(14, "r14") LOAD(15, "r15")
-        "jmpq *" AT(128) "\n"
-        "1:\npushq " AT(136) "\npopfq\n"
-        LOAD(0, "rax") LOAD(1, "rcx") LOAD(2, "rdx") LOAD(3, "rbx") LOAD(4, "rsp") LOAD(5, "rbp") LOAD(6, "rsi")
-        LOAD(7, "rdi")
-        "ljmpl *" AT(160) "\n"
-        ".globl native_leave\nnative_leave:\n"
-        "fninit\nldmxcsr (%rsp)\nfldcw 4(%rsp)\nvzeroupper\nadd $8, %rsp\n"
-        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n"
-        ".size native_enter, .-native_enter\n"
-        // RFLAGS.AC may be set where the signal comes from, and C code is full of unaligned accesses.
-        ".globl native_signal\nnative_signal:\npushfq\nandl $~0x40000, (%rsp)\npopfq\njmp native_record\n");
+        "movq %rsp, " AT(
+            152) "\n"
+                 "movl $0x2b, %eax\nmovl %eax, %ds\nmovl %eax, %es\n"
+                 "movq " AT(
+                     144) ", %rax\nwrgsbase %rax\n"
+                          "movl $7, %eax\nxorl %edx, %edx\nxrstor64 " AT(
+                              256) "\n"
+                                   "movq $0x1f000000+160, %rsp\n" LOAD(0, "rax") LOAD(1, "rcx") LOAD(2, "rdx")
+                                       LOAD(3, "rbx") LOAD(5, "rbp") LOAD(6, "rsi") LOAD(7, "rdi") LOAD(8, "r8")
+                                           LOAD(9, "r9") LOAD(10, "r10") LOAD(11, "r11") LOAD(12, "r12") LOAD(13, "r13")
+                                               LOAD(14, "r14")
+                                                   LOAD(15, "r15") "iretq\n"
+                                                                   ".globl native_leave\nnative_leave:\n"
+                                                                   // NT would survive the return from the signal and
+                                                                   // make the next IRETQ fail.
+                                                                   "pushq $0x202\npopfq\n"
+                                                                   "fninit\nldmxcsr (%rsp)\nfldcw "
+                                                                   "4(%rsp)\nvzeroupper\nadd $8, %rsp\n"
+                                                                   "pop %r15\npop %r14\npop %r13\npop %r12\npop "
+                                                                   "%rbp\npop %rbx\nret\n"
+                                                                   ".size native_enter, .-native_enter\n"
+                                                                   // RFLAGS.AC may be set where the signal comes from,
+                                                                   // and C code is full of unaligned accesses.
+                                                                   ".globl native_signal\nnative_signal:\npushfq\nandl "
+                                                                   "$~0x40000, (%rsp)\npopfq\njmp native_record\n");
+
+struct native {
+    struct runner runner;
+    uint8_t *code; // the code page once more, to be written
+};
 
 static struct context *const context = (struct context *)(uintptr_t)CONTEXT;
 
@@ -104,19 +113,18 @@ void native_record(int sig, siginfo_t *info, void *ucontext)
 
 static void native_run(struct runner *runner, const struct diff_case *c, struct diff_result *r)
 {
-    (void)runner;
-    uint8_t *code = (uint8_t *)(uintptr_t)CASE_CODE, *data = (uint8_t *)(uintptr_t)CASE_DATA;
+    uint8_t *code = ((struct native *)runner)->code, *data = (uint8_t *)(uintptr_t)CASE_DATA;
     size_t at = c->in.rip - CASE_CODE;
     memcpy(code + at, c->code, c->len);
     memcpy(data, c->data, CASE_WRITABLE);
     memcpy(context, &c->in, AT_HOST_RSP);
     memcpy(context->xsave, c->in.xsave, CASE_XSAVE);
-    context->far_offset = (uint32_t)c->in.rip;
-    context->far_selector = CASE_CS32;
+    const uint64_t frame[5] = {c->in.rip, c->long64 ? CASE_CS64 : CASE_CS32, c->in.rflags, c->in.gpr[4], CASE_DS};
+    memcpy(context->frame, frame, sizeof frame);
     context->result = r;
     memset(r, 0, sizeof *r);
     __asm__ volatile("" ::: "memory");
-    native_enter(!c->long64);
+    native_enter();
     memcpy(r->data, data, CASE_WRITABLE);
     memset(code + at, 0xcc, c->len);
     r->out.rflags &= ~(1ull << 16); // RF: set or not, it is no result
@@ -137,13 +145,33 @@ static void native_destroy(struct runner *r)
     munmap((void *)(uintptr_t)CASE_CODE, CASE_PAGE);
     munmap((void *)(uintptr_t)CASE_DATA, CASE_WINDOW);
     munmap(context, CASE_PAGE);
+    munmap(((struct native *)r)->code, CASE_PAGE);
     free(r);
 }
 
-static bool map_at(uint64_t at, size_t size, int prot)
+static bool map_at(uint64_t at, size_t size, int prot, int fd)
 {
     void *want = (void *)(uintptr_t)at;
-    return mmap(want, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == want;
+    int flags = MAP_FIXED_NOREPLACE | (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED);
+    return mmap(want, size, prot, flags, fd, 0) == want;
+}
+
+// The code page can't be written by what it holds: a case that tries has to get its page fault.
+static bool map_all(struct native *n)
+{
+    int fd = memfd_create("test_diff", MFD_CLOEXEC);
+    bool ok = fd >= 0 && !ftruncate(fd, CASE_PAGE) && map_at(CONTEXT, CASE_PAGE, PROT_READ | PROT_WRITE, -1) &&
+              map_at(CASE_CODE, CASE_PAGE, PROT_READ | PROT_EXEC, fd) &&
+              map_at(CASE_DATA, CASE_WINDOW, PROT_READ | PROT_WRITE, -1);
+    n->code = ok ? mmap(NULL, CASE_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (fd >= 0)
+        close(fd);
+    if (n->code == MAP_FAILED)
+        return false;
+    memset(n->code, 0xcc, CASE_PAGE);
+    case_fill_readonly((uint8_t *)(uintptr_t)(CASE_DATA + CASE_WRITABLE));
+    mprotect((void *)(uintptr_t)(CASE_DATA + CASE_WRITABLE), CASE_PAGE, PROT_READ);
+    return true;
 }
 
 struct runner *native_runner(char *why, size_t size)
@@ -152,24 +180,19 @@ struct runner *native_runner(char *why, size_t size)
         snprintf(why, size, "AVX and FSGSBASE are needed");
         return NULL;
     }
-    struct runner *r = calloc(1, sizeof *r);
-    void *stack = mmap(NULL, 1 << 18, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (!r || stack == MAP_FAILED || !map_at(CONTEXT, CASE_PAGE, PROT_READ | PROT_WRITE) ||
-        !map_at(CASE_CODE, CASE_PAGE, PROT_READ | PROT_WRITE | PROT_EXEC) ||
-        !map_at(CASE_DATA, CASE_WINDOW, PROT_READ | PROT_WRITE)) {
+    struct native *n = calloc(1, sizeof *n);
+    void *stack = mmap(NULL, SIGNAL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (!n || stack == MAP_FAILED || !map_all(n)) {
         snprintf(why, size, "memory at fixed addresses: %s", strerror(errno));
-        free(r);
+        free(n);
         return NULL;
     }
-    memset((void *)(uintptr_t)CASE_CODE, 0xcc, CASE_PAGE);
-    case_fill_readonly((uint8_t *)(uintptr_t)(CASE_DATA + CASE_WRITABLE));
-    mprotect((void *)(uintptr_t)(CASE_DATA + CASE_WRITABLE), CASE_PAGE, PROT_READ);
-    sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = 1 << 18}, NULL);
+    sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = SIGNAL_STACK}, NULL);
     static const int signals[] = {SIGTRAP, SIGSEGV, SIGILL, SIGFPE, SIGBUS};
-    for (unsigned n = 0; n < sizeof signals / sizeof *signals; n++) {
+    for (unsigned k = 0; k < sizeof signals / sizeof *signals; k++) {
         struct sigaction sa = {.sa_sigaction = native_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
-        sigaction(signals[n], &sa, NULL);
+        sigaction(signals[k], &sa, NULL);
     }
-    *r = (struct runner){.name = "native", .run = native_run, .destroy = native_destroy};
-    return r;
+    n->runner = (struct runner){.name = "native", .run = native_run, .destroy = native_destroy};
+    return &n->runner;
 }

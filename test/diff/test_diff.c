@@ -1,6 +1,7 @@
 // The differential test: an engine against the CPU that it runs on.
 //
-//     test_diff [--engine NAME] [--model MODEL] [--cases N] [--seed N] [--case N] [--only MNEMONIC] [--keep-going] [--forms]
+//     test_diff [--engine NAME] [--model MODEL] [--cases N] [--seed N] [--case N] [--only MNEMONIC] [--keep-going]
+//               [--show N] [--forms]
 //
 // Each case is one instruction with random operands, executed natively and by the engine in ring 3 of a small guest;
 // registers, flags, x87, SSE and AVX state, memory and faults must be the same. Cases go through all instruction forms
@@ -20,7 +21,7 @@
 
 struct options {
     const char *engine, *model, *only;
-    uint64_t cases, seed, single;
+    uint64_t cases, seed, single, shown;
     bool one, keep_going, list;
 };
 
@@ -107,10 +108,10 @@ static int run(const struct options *o, struct selection *s, struct runner *nati
         done++;
         faults += a->vector >= 0;
         bool differ = compare_results(c, a, b, why, sizeof why);
-        if (differ && failures++ < 20)
+        if (differ && failures++ < o->shown)
             printf("case %" PRIu64 " of seed %" PRIu64 " (%s): %s and %s differ in\n%s", n, o->seed,
                    ZydisMnemonicGetString(s->form[n % s->count]->mnemonic), native->name, other->name, why);
-        if ((differ && failures <= 20) || o->one)
+        if ((differ && failures <= o->shown) || o->one)
             print_case(stdout, c, native->name, a, other->name, b);
     }
     clock_gettime(CLOCK_MONOTONIC, &end);
@@ -120,7 +121,8 @@ static int run(const struct options *o, struct selection *s, struct runner *nati
     size_t forms = 0;
     for (size_t k = 0; k < s->count; k++)
         forms += s->tested[k] != 0;
-    printf("%" PRIu64 " cases (%" PRIu64 " of them faults, %" PRIu64 " not made) of %zu forms of %zu mnemonics, %zu forms left out, "
+    printf("%" PRIu64 " cases (%" PRIu64 " of them faults, %" PRIu64
+           " not made) of %zu forms of %zu mnemonics, %zu forms left out, "
            "%.1f s: %" PRIu64 " differences\n",
            done, faults, skipped, forms, mnemonics_tested(s), s->excluded,
            (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec), failures);
@@ -130,7 +132,7 @@ static int run(const struct options *o, struct selection *s, struct runner *nati
 static int usage(void)
 {
     fprintf(stderr, "usage: test_diff [--engine NAME] [--model MODEL] [--cases N] [--seed N] [--case N] "
-                    "[--only MNEMONIC] [--keep-going] [--forms]\n");
+                    "[--only MNEMONIC] [--keep-going] [--show N] [--forms]\n");
     return 2;
 }
 
@@ -156,6 +158,8 @@ static bool parse(struct options *o, int argc, char **argv)
             o->only = value;
         else if (!strcmp(argv[n], "--cases"))
             o->cases = strtoull(value, NULL, 0);
+        else if (!strcmp(argv[n], "--show"))
+            o->shown = strtoull(value, NULL, 0);
         else if (!strcmp(argv[n], "--seed"))
             o->seed = strtoull(value, NULL, 0);
         else if (!strcmp(argv[n], "--case")) {
@@ -174,9 +178,9 @@ static void list_forms(const struct selection *s, const struct cpu_model *model)
         for (size_t n = 0; n < s->all[mode].count; n++) {
             const struct form *f = &s->all[mode].form[n];
             const char *excluded = form_excluded(f, model);
-            printf("%s %-14s %s map %u opcode %02x %s%s%s\n", f->long64 ? "64" : "32", ZydisMnemonicGetString(f->mnemonic),
-                   f->vex ? "vex   " : "legacy", f->map, f->opcode, f->mem ? "memory" : "register",
-                   excluded ? "  -- " : "", excluded ? excluded : "");
+            printf("%s %-14s %s map %u opcode %02x %s%s%s\n", f->long64 ? "64" : "32",
+                   ZydisMnemonicGetString(f->mnemonic), f->vex ? "vex   " : "legacy", f->map, f->opcode,
+                   f->mem ? "memory" : "register", excluded ? "  -- " : "", excluded ? excluded : "");
         }
 }
 
@@ -191,7 +195,7 @@ static const struct engine_ops *engine_by_name(const char *name)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.engine = "interp", .model = "host", .cases = 100000, .seed = 1};
+    struct options o = {.engine = "interp", .model = "host", .cases = 100000, .seed = 1, .shown = 20};
     if (!parse(&o, argc, argv))
         return usage();
     struct error err = {""};
