@@ -62,12 +62,6 @@ static enum interp_result block_run(struct interp_vcpu *v, struct interp_block *
         v->s.rip = advanced(v, rip, i->len);
     if (r == INTERP_BREAK || r == INTERP_JUMP)
         v->count.instructions++;
-    if (r == INTERP_AGAIN && i->rep) {
-        // What is delivered now interrupts the instruction in its middle; the frame says so by RF (Intel SDM vol. 3,
-        // 17.3.1.1).
-        v->s.rflags |= RFLAGS_RF;
-        v->keep_rf = true;
-    }
     return r;
 }
 
