@@ -172,8 +172,10 @@
     BINARY(name, 4, 32, text "l")                                                                                      \
     BINARY(name, 8, 64, text "q")                                                                                      \
     FORMS_REG(name, 1, 8, 0)                                                                                           \
-    FORMS_REG(name, 2, 16, 0) FORMS_REG(name, 4, 32, 0) FORMS_REG(name, 8, 64, 0) FORMS_COMPARE(name, 1, 8)            \
-        FORMS_COMPARE(name, 2, 16) FORMS_COMPARE(name, 4, 32) FORMS_COMPARE(name, 8, 64)
+    FORMS_REG(name, 2, 16, 0)                                                                                          \
+    FORMS_REG(name, 4, 32, 0)                                                                                          \
+    FORMS_REG(name, 8, 64, 0) FORMS_COMPARE(name, 1, 8) FORMS_COMPARE(name, 2, 16) FORMS_COMPARE(name, 4, 32)          \
+        FORMS_COMPARE(name, 8, 64)
 #define CHANGING(name, text)                                                                                           \
     UNARY(name, 1, 8, text "b")                                                                                        \
     UNARY(name, 2, 16, text "w")                                                                                       \

@@ -20,7 +20,8 @@
         uint##bits##_t d = reg_get##B(v, &i->op[0]);                                                                   \
         uint##bits##_t n = i->op[1].kind == OPERAND_IMM ? (uint##bits##_t)i->imm : reg_get##B(v, &i->op[1]);           \
         uint32_t f = name##B(v, &d, n % bits);                                                                         \
-        reg_set##B(v, &i->op[0], d);                                                                                   \
+        if (i->mnemonic != ZYDIS_MNEMONIC_BT)                                                                          \
+            reg_set##B(v, &i->op[0], d);                                                                               \
         flags_set(v, f);                                                                                               \
         return INTERP_NEXT;                                                                                            \
     }

@@ -25,8 +25,10 @@ enum gp_condition {
     X(COND_O)                                                                                                          \
     X(COND_NO)                                                                                                         \
     X(COND_B)                                                                                                          \
-    X(COND_AE) X(COND_E) X(COND_NE) X(COND_BE) X(COND_A) X(COND_S) X(COND_NS) X(COND_P) X(COND_NP) X(COND_L)           \
-        X(COND_GE) X(COND_LE) X(COND_G)
+    X(COND_AE)                                                                                                         \
+    X(COND_E)                                                                                                          \
+    X(COND_NE) X(COND_BE) X(COND_A) X(COND_S) X(COND_NS) X(COND_P) X(COND_NP) X(COND_L) X(COND_GE) X(COND_LE)          \
+        X(COND_G)
 
 static inline __attribute__((always_inline)) bool cond_holds(uint64_t f, enum gp_condition cc)
 {

@@ -111,9 +111,11 @@ GP_SIZES(EXCHANGE)
             : "+&r"(d), "+&a"(f)                                                                                       \
             : "r"(a64), "r"(s)                                                                                         \
             : "cc");                                                                                                   \
-        reg_set##B(v, &i->op[0], d);                                                                                   \
+        /* A destination that is not written keeps its upper half. */                                                  \
         if (before != a)                                                                                               \
             reg_set##B(v, &acc, before);                                                                               \
+        else                                                                                                           \
+            reg_set##B(v, &i->op[0], d);                                                                               \
         flags_set(v, f);                                                                                               \
         return INTERP_NEXT;                                                                                            \
     }                                                                                                                  \
@@ -209,6 +211,8 @@ GP_INLINE enum interp_result pair_exchange(struct interp_vcpu *v, const struct i
         return INTERP_FAULT;
     if (wide && la % 16)
         return interp_gp(v, 0);
+    if (!interp_aligned(v, la, size))
+        return INTERP_FAULT;
     void *p = interp_host_pointer(v, la, size, CPU_WRITE);
     if (!p) {
         if (v->fault.raised)

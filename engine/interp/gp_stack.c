@@ -97,7 +97,7 @@ static void set_by_mask(uint64_t *r, uint64_t val, uint64_t mask)
 HANDLER(enter)
 {
     unsigned size = i->opsize, level = i->disp & 31;
-    uint64_t mask = interp_stack_mask(v), rsp = v->s.gpr[CPU_RSP], rbp = v->s.gpr[CPU_RBP], la, val;
+    uint64_t mask = interp_stack_mask(v), rsp = v->s.gpr[CPU_RSP], rbp = v->s.gpr[CPU_RBP], val;
     uint64_t frame = (rsp - size) & mask, top;
     if (!interp_push(v, size, rbp))
         return INTERP_FAULT;
@@ -107,7 +107,7 @@ HANDLER(enter)
     if (level && !interp_push(v, size, frame))
         goto fault;
     top = v->s.gpr[CPU_RSP] - (uint16_t)i->imm;
-    if (!interp_linear(v, CPU_SS, top & mask, size, CPU_WRITE, &la) || !interp_probe(v, la, size, CPU_WRITE, false))
+    if (!access_read_for_write(v, CPU_SS, top & mask, size, &val))
         goto fault;
     set_by_mask(&v->s.gpr[CPU_RSP], top, mask);
     struct interp_operand r = {.kind = OPERAND_REG, .size = size, .reg = CPU_RBP};

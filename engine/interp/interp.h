@@ -138,6 +138,9 @@ uint64_t interp_ea(const struct interp_vcpu *v, const struct interp_insn *i);
 bool interp_linear(struct interp_vcpu *v, unsigned seg, uint64_t offset, unsigned size, enum cpu_access access,
                    uint64_t *la);
 
+// False: `la` is no multiple of size (a power of two) and v->fault is #AC, if alignment checking is on.
+bool interp_aligned(struct interp_vcpu *v, uint64_t la, unsigned size);
+
 // Data at seg:offset, any alignment, sizes 1, 2, 4, 8; page-crossing handled; alignment checked when #AC is on. Writes
 // are all or nothing.
 bool interp_read(struct interp_vcpu *v, unsigned seg, uint64_t offset, unsigned size, uint64_t *val);

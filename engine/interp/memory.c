@@ -166,7 +166,7 @@ static void watch(struct interp_vcpu *v, uint64_t la, unsigned size, enum cpu_ac
 
 // --- data
 
-static bool aligned(struct interp_vcpu *v, uint64_t la, unsigned size)
+bool interp_aligned(struct interp_vcpu *v, uint64_t la, unsigned size)
 {
     if (likely(!(la & (size - 1)) || v->cpl != 3 || !(v->s.cr0 & CR0_AM) || !(v->s.rflags & RFLAGS_AC)))
         return true;
@@ -178,7 +178,7 @@ bool interp_read(struct interp_vcpu *v, unsigned seg, uint64_t offset, unsigned 
 {
     uint64_t la;
     struct pieces p;
-    if (!interp_linear(v, seg, offset, size, CPU_READ, &la) || !aligned(v, la, size) ||
+    if (!interp_linear(v, seg, offset, size, CPU_READ, &la) || !interp_aligned(v, la, size) ||
         !translate(v, la, size, CPU_READ, TLB_AS_CPL, &p))
         return false;
     *val = 0;
@@ -191,7 +191,7 @@ bool interp_write(struct interp_vcpu *v, unsigned seg, uint64_t offset, unsigned
 {
     uint64_t la;
     struct pieces p;
-    if (!interp_linear(v, seg, offset, size, CPU_WRITE, &la) || !aligned(v, la, size) ||
+    if (!interp_linear(v, seg, offset, size, CPU_WRITE, &la) || !interp_aligned(v, la, size) ||
         !translate(v, la, size, CPU_WRITE, TLB_AS_CPL, &p))
         return false;
     move_out(v, &p, (const uint8_t *)&val);
@@ -257,7 +257,7 @@ bool access_read_for_write(struct interp_vcpu *v, unsigned seg, uint64_t offset,
 {
     uint64_t la;
     struct pieces p;
-    if (!interp_linear(v, seg, offset, size, CPU_WRITE, &la) || !aligned(v, la, size) ||
+    if (!interp_linear(v, seg, offset, size, CPU_WRITE, &la) || !interp_aligned(v, la, size) ||
         !translate(v, la, size, CPU_WRITE, TLB_AS_CPL, &p))
         return false;
     *val = 0;
