@@ -91,7 +91,7 @@ static void direct(void)
     check_far("jmp, beyond the limit", far_jump, false, S(0), 0x100, GP, 0);
     check_far("call, beyond the limit", far_call, false, S(0), 0x100, GP, 0);
     check_far("call", far_call_own_stack, false, KCODE64, (ulong)done, NONE, NOERR);
-    check("call, pushed EIP", *(u32 *)last.rsp, (ulong)after_call);
+    check("call, pushed EIP", *(u32 *)last.rsp - (ulong)after_call, 0);
     check("call, pushed CS", ((u32 *)last.rsp)[1], KCODE);
 }
 
@@ -102,7 +102,7 @@ static void gates(void)
     run_with(user_params, true, 0, 0, 0);
     u32 *top = (u32 *)last.rsp;
     check("gate inward, CS", last.cs, KCODE);
-    check("gate inward, pushed EIP", top[0], (ulong)after_params);
+    check("gate inward, pushed EIP", top[0] - (ulong)after_params, 0);
     check("gate inward, pushed CS", top[1], UCODE | 3);
     check("gate inward, parameters", (u64)top[2] << 32 | top[3] << 16 | top[4], 0x11102220333);
     check("gate inward, pushed ESP", (ulong)user_stack_top - top[5], 12);
