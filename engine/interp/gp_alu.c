@@ -160,32 +160,25 @@
         LOCKED(v, i, B, bits, name##B##_locked(v, p), name##B##_m);                                                    \
     }
 
+// clang-format off
 #define WRITING(name, text, kind)                                                                                      \
     kind(name, 1, 8, text "b") kind(name, 2, 16, text "w") kind(name, 4, 32, text "l") kind(name, 8, 64, text "q")     \
-        LOCKED_BINARY(name, 1, 8, text "b") LOCKED_BINARY(name, 2, 16, text "w") LOCKED_BINARY(name, 4, 32, text "l")  \
-            LOCKED_BINARY(name, 8, 64, text "q") FORMS_REG(name, 1, 8, 1) FORMS_REG(name, 2, 16, 1)                    \
-                FORMS_REG(name, 4, 32, 1) FORMS_REG(name, 8, 64, 1) FORMS_MEMORY(name, 1, 8) FORMS_MEMORY(name, 2, 16) \
-                    FORMS_MEMORY(name, 4, 32) FORMS_MEMORY(name, 8, 64)
+    LOCKED_BINARY(name, 1, 8, text "b") LOCKED_BINARY(name, 2, 16, text "w")                                           \
+    LOCKED_BINARY(name, 4, 32, text "l") LOCKED_BINARY(name, 8, 64, text "q")                                          \
+    FORMS_REG(name, 1, 8, 1) FORMS_REG(name, 2, 16, 1) FORMS_REG(name, 4, 32, 1) FORMS_REG(name, 8, 64, 1)             \
+    FORMS_MEMORY(name, 1, 8) FORMS_MEMORY(name, 2, 16) FORMS_MEMORY(name, 4, 32) FORMS_MEMORY(name, 8, 64)
 #define COMPARING(name, text)                                                                                          \
-    BINARY(name, 1, 8, text "b")                                                                                       \
-    BINARY(name, 2, 16, text "w")                                                                                      \
-    BINARY(name, 4, 32, text "l")                                                                                      \
-    BINARY(name, 8, 64, text "q")                                                                                      \
-    FORMS_REG(name, 1, 8, 0)                                                                                           \
-    FORMS_REG(name, 2, 16, 0)                                                                                          \
-    FORMS_REG(name, 4, 32, 0)                                                                                          \
-    FORMS_REG(name, 8, 64, 0) FORMS_COMPARE(name, 1, 8) FORMS_COMPARE(name, 2, 16) FORMS_COMPARE(name, 4, 32)          \
-        FORMS_COMPARE(name, 8, 64)
+    BINARY(name, 1, 8, text "b") BINARY(name, 2, 16, text "w")                                                         \
+    BINARY(name, 4, 32, text "l") BINARY(name, 8, 64, text "q")                                                        \
+    FORMS_REG(name, 1, 8, 0) FORMS_REG(name, 2, 16, 0) FORMS_REG(name, 4, 32, 0) FORMS_REG(name, 8, 64, 0)             \
+    FORMS_COMPARE(name, 1, 8) FORMS_COMPARE(name, 2, 16) FORMS_COMPARE(name, 4, 32) FORMS_COMPARE(name, 8, 64)
 #define CHANGING(name, text)                                                                                           \
-    UNARY(name, 1, 8, text "b")                                                                                        \
-    UNARY(name, 2, 16, text "w")                                                                                       \
-    UNARY(name, 4, 32, text "l")                                                                                       \
-    UNARY(name, 8, 64, text "q")                                                                                       \
-    LOCKED_UNARY(name, 1, 8, text "b")                                                                                 \
-    LOCKED_UNARY(name, 2, 16, text "w")                                                                                \
-    LOCKED_UNARY(name, 4, 32, text "l")                                                                                \
-    LOCKED_UNARY(name, 8, 64, text "q")                                                                                \
+    UNARY(name, 1, 8, text "b") UNARY(name, 2, 16, text "w")                                                           \
+    UNARY(name, 4, 32, text "l") UNARY(name, 8, 64, text "q")                                                          \
+    LOCKED_UNARY(name, 1, 8, text "b") LOCKED_UNARY(name, 2, 16, text "w")                                             \
+    LOCKED_UNARY(name, 4, 32, text "l") LOCKED_UNARY(name, 8, 64, text "q")                                            \
     FORMS_UNARY(name, 1, 8) FORMS_UNARY(name, 2, 16) FORMS_UNARY(name, 4, 32) FORMS_UNARY(name, 8, 64)
+// clang-format on
 
 WRITING(add, "add", BINARY)
 WRITING(or, "or", BINARY)

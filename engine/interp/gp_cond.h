@@ -21,14 +21,11 @@ enum gp_condition {
     COND_G,
 };
 
+// clang-format off
 #define GP_CONDITIONS(X)                                                                                               \
-    X(COND_O)                                                                                                          \
-    X(COND_NO)                                                                                                         \
-    X(COND_B)                                                                                                          \
-    X(COND_AE)                                                                                                         \
-    X(COND_E)                                                                                                          \
-    X(COND_NE) X(COND_BE) X(COND_A) X(COND_S) X(COND_NS) X(COND_P) X(COND_NP) X(COND_L) X(COND_GE) X(COND_LE)          \
-        X(COND_G)
+    X(COND_O) X(COND_NO) X(COND_B) X(COND_AE) X(COND_E) X(COND_NE) X(COND_BE) X(COND_A)                                \
+    X(COND_S) X(COND_NS) X(COND_P) X(COND_NP) X(COND_L) X(COND_GE) X(COND_LE) X(COND_G)
+// clang-format on
 
 static inline __attribute__((always_inline)) bool cond_holds(uint64_t f, enum gp_condition cc)
 {
