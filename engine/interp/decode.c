@@ -21,6 +21,7 @@ enum { LONGEST = 15 };
 struct interp_decoder {
     ZydisDecoder mode[MODE_LONG64 + 1];
     bool allowed[ZYDIS_ISA_SET_MAX_VALUE + 1];
+    bool amd; // the model's vendor
 };
 
 int decoder_create(const struct cpu_model *m, struct interp_decoder **out, struct error *err)
@@ -41,11 +42,12 @@ int decoder_create(const struct cpu_model *m, struct interp_decoder **out, struc
         return error_set(err, ENOMEM, "decoder: no memory");
     for (unsigned n = 0; n <= ZYDIS_ISA_SET_MAX_VALUE; n++)
         d->allowed[n] = isa_allows(m, n);
+    d->amd = m->vendor == CPU_VENDOR_AMD;
     bool wbnoinvd = cpu_model_has(m, 0x80000008, 0, 1, 9);
     for (unsigned n = 0; n <= MODE_LONG64; n++) {
         ZydisDecoder *z = &d->mode[n];
         ZydisDecoderInit(z, modes[n].machine, modes[n].stack);
-        ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_AMD_BRANCHES, m->vendor == CPU_VENDOR_AMD);
+        ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_AMD_BRANCHES, d->amd);
         ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
         ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
         ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
@@ -223,6 +225,9 @@ bool decoder_allows(const struct interp_decoder *d, const ZydisDecodedInstructio
 {
     if (z->mnemonic == ZYDIS_MNEMONIC_VMCALL || z->mnemonic == ZYDIS_MNEMONIC_VMMCALL)
         return true;
+    // PREFETCH of a register is reserved: a NOP for Intel, #UD for AMD.
+    if (z->meta.isa_set == ZYDIS_ISA_SET_PREFETCH_NOP && z->raw.modrm.mod == 3 && d->amd)
+        return false;
     return d->allowed[z->meta.isa_set];
 }
 

@@ -133,7 +133,6 @@ bool host_address(struct interp_vcpu *v, const struct interp_insn *i, unsigned s
                   uint64_t *la);
 bool host_read(struct interp_vcpu *v, uint64_t la, void *buf, unsigned size);
 bool host_write(struct interp_vcpu *v, uint64_t la, const void *buf, unsigned size);
-bool host_raise_alignment(struct interp_vcpu *v, uint64_t la, unsigned size); // #AC, if it is on and la is odd
 
 // Makes components (XSTATE_*) usable in v->s.xsave: initial values where XSTATE_BV says so, and the bits set.
 void host_use_slow(struct interp_vcpu *v, uint64_t components);

@@ -138,7 +138,7 @@ static void turn_registers(uint8_t *area, unsigned old)
 static bool environment_address(struct interp_vcpu *v, const struct interp_insn *i, unsigned size, bool write,
                                 uint64_t *la)
 {
-    return host_address(v, i, size, 0, write, la) && !host_raise_alignment(v, *la, i->opsize == 2 ? 2 : 4);
+    return host_address(v, i, size, 0, write, la) && interp_aligned(v, *la, i->opsize == 2 ? 2 : 4);
 }
 
 static enum interp_result fnstenv(struct interp_vcpu *v, const struct interp_insn *i)
@@ -216,7 +216,7 @@ static enum interp_result fnclex(struct interp_vcpu *v, const struct interp_insn
 static enum interp_result fldcw(struct interp_vcpu *v, const struct interp_insn *i)
 {
     uint64_t la, fcw = 0;
-    if (!host_check_x87(v, true) || !host_address(v, i, 2, 0, false, &la) || host_raise_alignment(v, la, 2) ||
+    if (!host_check_x87(v, true) || !host_address(v, i, 2, 0, false, &la) || !interp_aligned(v, la, 2) ||
         !host_read(v, la, &fcw, 2))
         return INTERP_FAULT;
     host_use(v, XSTATE_X87);
@@ -237,9 +237,16 @@ static enum interp_result fnst(struct interp_vcpu *v, const struct interp_insn *
         interp_set_reg(v, &i->op[0], host_get16(from));
         return INTERP_NEXT;
     }
-    if (!host_address(v, i, 2, 0, true, &la) || host_raise_alignment(v, la, 2) || !host_write(v, la, from, 2))
+    if (!host_address(v, i, 2, 0, true, &la) || !interp_aligned(v, la, 2) || !host_write(v, la, from, 2))
         return INTERP_FAULT;
     return INTERP_NEXT;
+}
+
+// What the 8087 and 80287 needed: FENI, FDISI, FSETPM. They don't even wait.
+static enum interp_result fnop_historic(struct interp_vcpu *v, const struct interp_insn *i)
+{
+    (void)i;
+    return host_check_x87(v, false) ? INTERP_NEXT : INTERP_FAULT;
 }
 
 static enum interp_result fwait(struct interp_vcpu *v, const struct interp_insn *i)
@@ -271,7 +278,7 @@ static enum interp_result ldmxcsr(struct interp_vcpu *v, const struct interp_ins
 {
     uint64_t la, val = 0;
     if (!check_mxcsr(v, i->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR) || !host_address(v, i, 4, 0, false, &la) ||
-        host_raise_alignment(v, la, 4) || !host_read(v, la, &val, 4))
+        !interp_aligned(v, la, 4) || !host_read(v, la, &val, 4))
         return INTERP_FAULT;
     if (val & ~v->host->mxcsr_mask)
         return interp_gp(v, 0);
@@ -283,7 +290,7 @@ static enum interp_result stmxcsr(struct interp_vcpu *v, const struct interp_ins
 {
     uint64_t la;
     if (!check_mxcsr(v, i->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR) || !host_address(v, i, 4, 0, true, &la) ||
-        host_raise_alignment(v, la, 4) || !host_write(v, la, v->s.xsave + AREA_MXCSR, 4))
+        !interp_aligned(v, la, 4) || !host_write(v, la, v->s.xsave + AREA_MXCSR, 4))
         return INTERP_FAULT;
     return INTERP_NEXT;
 }
@@ -319,6 +326,10 @@ interp_fn host_env_handler(const struct interp_insn *i)
     case ZYDIS_MNEMONIC_FNSTCW:
     case ZYDIS_MNEMONIC_FNSTSW:
         return fnst;
+    case ZYDIS_MNEMONIC_FENI8087_NOP:
+    case ZYDIS_MNEMONIC_FDISI8087_NOP:
+    case ZYDIS_MNEMONIC_FSETPM287_NOP:
+        return fnop_historic;
     case ZYDIS_MNEMONIC_FWAIT:
         return fwait;
     case ZYDIS_MNEMONIC_EMMS:

@@ -49,7 +49,7 @@ static uint64_t address_mask(const struct interp_insn *i)
 static bool aligned(struct interp_vcpu *v, const struct interp_insn *i)
 {
     uint64_t la = v->s.seg[i->seg].base + (v->s.gpr[CPU_RDI] & address_mask(i));
-    return !host_raise_alignment(v, la, 8);
+    return interp_aligned(v, la, 8);
 }
 
 // Writes the selected elements at seg:offset, or none.

@@ -92,23 +92,16 @@ bool host_check_mmx(struct interp_vcpu *v)
     return host_check_x87(v, true);
 }
 
-bool host_raise_alignment(struct interp_vcpu *v, uint64_t la, unsigned size)
-{
-    // Natural alignment; 80-bit values and the x87 environments want 8 and 4 (Intel SDM vol. 3, table 6-7): the caller
-    // says so by `size`, a power of two.
-    if (!(v->s.rflags & RFLAGS_AC) || !(v->s.cr0 & CR0_AM) || v->cpl != 3 || !(la & (size - 1)))
-        return false;
-    interp_fault_error(v, EXC_AC, 0);
-    return true;
-}
-
 bool host_address(struct interp_vcpu *v, const struct interp_insn *i, unsigned size, unsigned align, bool write,
                   uint64_t *la)
 {
     uint64_t offset = interp_ea(v, i);
     // Processors look at the alignment first, even of an address that is not canonical.
-    if (align && ((v->s.seg[i->seg].base + offset) & (align - 1))) {
-        interp_gp(v, 0);
+    uint64_t linear = v->s.seg[i->seg].base + offset;
+    if (align && (linear & (align - 1))) {
+        // Where #AC is on, it comes first for the x87 and SSE state's image.
+        if (size != 512 || interp_aligned(v, linear, 16))
+            interp_gp(v, 0);
         return false;
     }
     return interp_linear(v, i->seg, offset, size, write ? CPU_WRITE : CPU_READ, la);

@@ -31,7 +31,7 @@ static enum interp_result run(struct interp_vcpu *v, const struct interp_insn *i
         offset = interp_ea(v, i);
         unsigned align = form->mem_size == 10 ? 8 : form->mem_size;
         if (!interp_linear(v, i->seg, offset, form->mem_size, form->mem_write ? CPU_WRITE : CPU_READ, &la) ||
-            host_raise_alignment(v, la, align))
+            !interp_aligned(v, la, align))
             return INTERP_FAULT;
         if (form->mem_read && !host_read(v, la, f->mem, form->mem_size))
             return INTERP_FAULT;

@@ -95,9 +95,11 @@ enum interp_result sys_sysenter(struct interp_vcpu *v, const struct interp_insn 
 enum interp_result sys_sysexit(struct interp_vcpu *v, const struct interp_insn *i)
 {
     uint16_t sel = v->s.msr.sysenter_cs & 0xfffc;
+    if (!is_protected(v) || v->cpl != 0)
+        return interp_gp(v, 0);
     if (is_amd(v) && is_long(v))
         return interp_ud(v);
-    if (!is_protected(v) || !sel || v->cpl != 0)
+    if (!sel)
         return interp_gp(v, 0);
     uint64_t rip = v->s.gpr[CPU_RDX], rsp = v->s.gpr[CPU_RCX];
     bool wide = v->mode == MODE_LONG64 && i->opsize == 8;

@@ -1,5 +1,6 @@
 // What both runners of a case agree on. See case.h.
 #include "case.h"
+#include <cpuid.h>
 #include <string.h>
 
 void case_fill_readonly(uint8_t *page)
@@ -27,4 +28,17 @@ void case_take_xsave(uint8_t out[CASE_XSAVE], const uint8_t *area)
     memset(out + 416, 0, 160);
     if (!(bv & 4))
         memset(out + 576, 0, 256);
+}
+
+void case_decoder(ZydisDecoder *d, bool long64)
+{
+    static const ZydisDecoderMode off[] = {ZYDIS_DECODER_MODE_KNC, ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET,
+                                           ZYDIS_DECODER_MODE_CLDEMOTE};
+    unsigned a, b, cx, dx;
+    __cpuid(0, a, b, cx, dx);
+    ZydisDecoderInit(d, long64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+                     long64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    for (unsigned n = 0; n < sizeof off / sizeof *off; n++)
+        ZydisDecoderEnableMode(d, off[n], ZYAN_FALSE);
+    ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_AMD_BRANCHES, b != 0x756e6547);
 }

@@ -4,6 +4,7 @@
 // instruction leads, the next one traps. Data lies in a window of three writable pages, followed by a read-only one;
 // the pages around the window are not present. Code and window are below 2 GiB, so that 32-bit addresses reach them.
 #pragma once
+#include <Zydis/Zydis.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -50,6 +51,10 @@ void case_fill_readonly(uint8_t *page);
 // Copies an XSAVE area so that equal states are equal bytes: components that XSTATE_BV says are initial get their
 // initial values, and what is no state (header, MXCSR_MASK, reserved bytes) is cleared.
 void case_take_xsave(uint8_t out[CASE_XSAVE], const uint8_t *area);
+
+// A decoder for the mode, set to what this CPU is: its vendor's branches, and NOP where it lacks what the encoding
+// means elsewhere.
+void case_decoder(ZydisDecoder *decoder, bool long64);
 
 // Something that executes cases.
 struct runner {

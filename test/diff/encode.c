@@ -1,5 +1,6 @@
 // Random encodings of a form. See encode.h.
 #include "encode.h"
+#include "case.h"
 #include <string.h>
 
 static void put(struct encoded *e, unsigned byte)
@@ -98,8 +99,7 @@ static void legacy(struct encoded *e, const struct form *f, struct random *r, bo
 bool encode_decode(struct encoded *e, const struct form *f)
 {
     ZydisDecoder decoder;
-    ZydisDecoderInit(&decoder, f->long64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
-                     f->long64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    case_decoder(&decoder, f->long64);
     return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, e->bytes, e->len, &e->insn, e->operand));
 }
 

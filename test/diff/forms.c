@@ -1,5 +1,6 @@
 // Enumeration of instruction forms. See forms.h.
 #include "forms.h"
+#include "case.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -175,8 +176,7 @@ bool forms_enumerate(struct forms *out, bool long64)
     e.bucket = calloc(e.buckets, sizeof *e.bucket);
     if (!out->form || !e.keys || !e.bucket)
         e.failed = true;
-    ZydisDecoderInit(&e.decoder, long64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
-                     long64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    case_decoder(&e.decoder, long64);
     for (unsigned map = 0; map < 4 && !e.failed; map++)
         for (unsigned opcode = 0; opcode < 256; opcode++) {
             for (unsigned p = 0; p < sizeof legacy_prefix / sizeof *legacy_prefix; p++)

@@ -162,8 +162,9 @@ static void put_state_image(struct generator *g, uint8_t *p)
         if (random_chance(r, 5))
             p[512] |= (uint8_t)(~p[520] & 7);
     }
-    if (random_chance(r, 4))
-        p[516 + random_below(r, 60)] |= (uint8_t)(1u << random_below(r, 8));
+    unsigned at = 513 + random_below(r, 63);
+    if (random_chance(r, 6) && at != 520 && at != 521) // components that this host may have and the model not
+        p[at] |= (uint8_t)(1u << random_below(r, 8));
     if (random_chance(r, 4))
         p[26] |= 0x10; // a reserved bit of MXCSR
 }
@@ -404,8 +405,13 @@ static bool adjust(struct generator *g)
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
         gpr[RDI] = CASE_DATA + random_below(r, CASE_WRITABLE - 16);
-        if (random_chance(r, 10))
+        if (random_chance(r, 10)) {
+            // What the mask leaves out may or may not fault: so here it leaves out nothing.
+            unsigned mask = (unsigned)ZydisRegisterGetId(g->e.operand[1].reg.value);
             gpr[RDI] = CASE_DATA + CASE_WRITABLE - random_below(r, 17);
+            memset(g->c->in.xsave + 160 + 16 * mask, 0xff, 16);
+            memset(g->c->in.xsave + 32, 0xff, 128);
+        }
         break;
     case ZYDIS_MNEMONIC_PCMPESTRI:
     case ZYDIS_MNEMONIC_PCMPESTRM:

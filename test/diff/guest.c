@@ -169,6 +169,7 @@ static void build(uint8_t *ram)
     put64(ram, GDT + TSS_SELECTOR, 0x00008b0000000067 | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56);
     put64(ram, GDT + TSS_SELECTOR + 8, tss >> 32);
     put64(ram, TSS + 4, SYSTEM + STACK + CASE_PAGE); // RSP0
+    ram[TSS + 0x66] = 0x68;                          // no I/O permission bitmap: ports are forbidden
     for (unsigned n = 0; n < 32; n++) {
         uint64_t handler = SYSTEM + HANDLERS + 16 * n;
         put64(ram, IDT + 16 * n, (handler & 0xffff) | 0x10 << 16 | 0x8e00ull << 32 | (handler >> 16 & 0xffff) << 48);

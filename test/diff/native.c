@@ -128,7 +128,7 @@ static void native_run(struct runner *runner, const struct diff_case *c, struct 
     memcpy(r->data, data, CASE_WRITABLE);
     memset(code + at, 0xcc, c->len);
     r->out.rflags &= ~(1ull << 16); // RF: set or not, it is no result
-    if (r->vector == 3 && r->out.rip != c->in.rip) {
+    if (r->vector == 3) {
         r->vector = -1;
         r->out.rip--;
         r->error = 0;

@@ -129,9 +129,5 @@ const char *form_excluded(const struct form *f, const struct cpu_model *model)
 {
     if (!available(f, model))
         return "the CPU model does not have it";
-    if (f->long64 && f->prefixes && f->prefix[0] == 0x66 &&
-        (f->category == ZYDIS_CATEGORY_COND_BR || f->category == ZYDIS_CATEGORY_UNCOND_BR ||
-         f->category == ZYDIS_CATEGORY_CALL || f->category == ZYDIS_CATEGORY_RET))
-        return "near branches with 66 in 64-bit mode: vendors differ";
     return by_mnemonic(f);
 }

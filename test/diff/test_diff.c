@@ -186,7 +186,7 @@ static void list_forms(const struct selection *s, const struct cpu_model *model)
 
 static const struct engine_ops *engine_by_name(const char *name)
 {
-    static const struct engine_ops *const engines[] = {&engine_interp};
+    static const struct engine_ops *const engines[] = {&engine_interp, &engine_dbt};
     for (unsigned n = 0; n < sizeof engines / sizeof *engines; n++)
         if (!strcmp(engines[n]->name, name))
             return engines[n];
