@@ -256,6 +256,12 @@ bool decode_insn(struct interp_vcpu *v, const uint8_t *bytes, unsigned available
     *out = (struct interp_insn){.fn = undefined, .len = 1};
     *last = true;
     ZyanStatus r = ZydisDecoderDecodeFull(&d->mode[v->mode], bytes, available, &z, op);
+    if (r == ZYDIS_STATUS_DECODING_ERROR && v->mode == MODE_REAL) {
+        // To Zydis these two exist in protected mode only; to a processor, in real mode they raise #GP.
+        r = ZydisDecoderDecodeFull(&d->mode[MODE_PROT16], bytes, available, &z, op);
+        if (ZYAN_SUCCESS(r) && z.mnemonic != ZYDIS_MNEMONIC_SYSENTER && z.mnemonic != ZYDIS_MNEMONIC_SYSEXIT)
+            r = ZYDIS_STATUS_DECODING_ERROR;
+    }
     if (r == ZYDIS_STATUS_NO_MORE_DATA) {
         if (available < LONGEST)
             return false;
