@@ -123,6 +123,8 @@ static bool run_fp(struct interp_vcpu *v, const struct interp_insn *i, const str
     }
     form->run(f);
     raised |= f->mxcsr & MXCSR_FLAGS;
+    // One thing a masked run cannot tell: whether a result that overflows or underflows would have been exact with a
+    // larger exponent. Unmasked, PE would then stay clear; here it is set.
     // Invalid, denormal and divide-by-zero are found before anything is computed: one that is unmasked leaves nothing
     // to overflow, underflow or be inexact.
     if (raised & ~(guest >> 7) & MXCSR_BEFORE)
