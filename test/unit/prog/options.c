@@ -69,7 +69,7 @@ static void refusals(void **state)
 {
     (void)state;
     static const struct {
-        const char *words[4];
+        const char *words[5];
         const char *says;
     } cases[] = {
         {{NULL}, "--kernel is missing"},
