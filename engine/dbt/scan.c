@@ -143,6 +143,23 @@ static void scan_flags(struct dbt_insn *i)
     i->flags_read = flags_of(f->tested);
     i->flags_written = flags_of(f->modified | f->set_0 | f->set_1 | f->undefined);
     switch (i->z.mnemonic) {
+    // Of the flags that the manuals leave undefined, processors leave these as they were (seen on AMD's Zen 5).
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_IMUL:
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        i->flags_written = flags_of(f->modified | f->set_0 | f->set_1);
+        break;
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
+        i->flags_written &= ~(FLAG_CF | FLAG_OF);
+        break;
+    case ZYDIS_MNEMONIC_LZCNT:
+    case ZYDIS_MNEMONIC_TZCNT:
+        i->flags_written &= ~FLAG_OF;
+        break;
     case ZYDIS_MNEMONIC_SHL:
     case ZYDIS_MNEMONIC_SHR:
     case ZYDIS_MNEMONIC_SAR:

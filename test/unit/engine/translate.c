@@ -179,6 +179,9 @@ static void no_sse(struct bed *b)
     X(atomics, plain, 0, "lock xadd %rax, (%rbx); lock cmpxchg %rcx, 8(%rbx); xchg %rdx, 16(%rbx); lock decl 4(%rbx); cmpxchg16b (%r12)") \
     X(bits, plain, 0, "bts $5, (%rbx); setc %al; mov $70, %ecx; bt %rcx, (%rbx); setc %ah; bsf (%rbx), %rdx; popcnt %rdx, %rsi; " \
       "shld $3, %rsi, (%rbx); andn %rax, %rcx, %rdi; shlx %rcx, (%rbx), %r8; pext (%r12), %rax, %r9; tzcnt (%rbx), %r10") \
+    X(narrow, plain, 0, "bt $3, %ecx; bt %eax, %edx; bts $40, %esi; cmpxchg %ecx, %edi; mov $7, %eax; mov $7, %r8d; cmpxchg %r9d, %r8d; xadd %r10d, %r11d") \
+    X(undefined_flags, plain, 0, "xor %edx, %edx; stc; imul (%rbx), %rcx; mov $5, %eax; mov $0, %edx; cmp %rcx, %rsi; divl (%r12); pushf; pop %rdi; sub %rcx, %rsi; " \
+      "mulq (%rbx); pushf; pop %r8; cmp %rsi, %rcx; tzcnt (%rbx), %r9; pushf; pop %r10; cmp %rax, %r9; lzcnt (%rbx), %rax; btl $3, (%r12); pushf; pop %r11") \
     X(high_bytes, plain, 0, "mov %ah, (%rbx); add %bh, %cl; mov (%rbx), %dh; mov 1(%rbx), %ch; xchg %ch, %dl; lahf; sahf") \
     X(multiply, plain, 0, "imul %rcx, %rax; imul $7, (%rbx), %rdx; mulq (%rbx); xor %edx, %edx; divq (%r12); cqo; idivl 4(%r12); test %eax, %eax") \
     X(vectors, plain, 0, "movdqu (%rbx), %xmm0; paddd 16(%rbx), %xmm0; movups %xmm0, (%r12); vmovdqu (%rbx), %ymm1; "   \
