@@ -118,6 +118,7 @@ struct dbt_block {
     bool dead;
     uint16_t length; // guest bytes
     uint16_t insns;
+    bool steps; // the interpreter does one more
     uint16_t exits, sites;
     uint8_t branch_length;      // of the indirect branch that ends it, if one does: bytes,
     int32_t branch_rsp;         // and what it does to RSP

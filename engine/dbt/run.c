@@ -262,7 +262,7 @@ static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
 static struct dbt_block *find_counted(struct dbt_vcpu *v, unsigned key, uint64_t left)
 {
     struct dbt_block *b = find(v, key | DBT_KEY_ALONE);
-    return b && b->insns > left ? find(v, key | DBT_KEY_ALONE | DBT_KEY_SINGLE) : b;
+    return b && (uint64_t)b->insns + b->steps > left ? find(v, key | DBT_KEY_ALONE | DBT_KEY_SINGLE) : b;
 }
 
 enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)

@@ -441,20 +441,21 @@ static bool ends_block(const struct dbt_insn *i)
     }
 }
 
-// Going backwards: which flags does somebody still need? Everything that leaves the block may need all of them.
+// Going backwards: which flags does somebody still need? Everything that leaves the block may need all of them. Where
+// instructions are counted the state is to be right after each of them, so every flag is needed.
 static void find_live_flags(struct dbt_translation *t)
 {
     uint8_t live = FLAGS_ALL;
     for (unsigned k = t->count; k-- > 0;) {
         struct dbt_insn *i = &t->insn[k];
-        if (ends_block(i) || i->class == CLASS_JCC || i->class == CLASS_JRCXZ)
+        if (t->key & DBT_KEY_ALONE || ends_block(i) || i->class == CLASS_JCC || i->class == CLASS_JRCXZ)
             live = FLAGS_ALL;
         i->flags_live_out = live;
         if (i->flags_conditional)
             live |= i->flags_read; // and whatever was there may stay
         else
             live = (uint8_t)((live & ~i->flags_written) | i->flags_read);
-        i->flags_live_in = live;
+        i->flags_live_in = t->key & DBT_KEY_ALONE ? FLAGS_ALL : live;
     }
 }
 

@@ -522,6 +522,7 @@ static unsigned write_body(struct dbt_translation *t)
             // Flags may have been saved by what was taken back: then they are still in the host's flags.
             t->flags_in_slot = t->slot_before;
             dbt_exit_step(t, k);
+            t->block->steps = true;
             return k;
         }
         t->slot_before = t->slot_after[k] = t->flags_in_slot;
