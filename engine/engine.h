@@ -97,6 +97,10 @@ struct engine_ops {
     // outlives the mapping.
     int (*map)(struct engine_vm *vm, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err);
     int (*unmap)(struct engine_vm *vm, uint64_t gpa, uint64_t size, struct error *err);
+    // Host memory that is mapped, or will be, at [host, host + size) is the contents of the file `fd`, so that an
+    // engine can let guest code run in processes of its own. Before vCPUs are created; fd stays the caller's and open.
+    // May be NULL.
+    void (*share_memory)(struct engine_vm *vm, int fd, const void *host, uint64_t size);
     // Somebody other than a vCPU (a device) wrote to guest memory: drop what was derived from the old contents.
     void (*invalidate)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
     // Dirty pages. log_start begins logging; log_fetch sets one bit per 4096 bytes page written since the last fetch

@@ -176,6 +176,8 @@ static int build(struct run *r, struct error *err)
         (e = vm_init(&r->vm, &r->log, r->loop, engine, &r->model, err)))
         return e;
     r->vm_made = true;
+    if (engine->share_memory)
+        engine->share_memory(r->vm.engine, r->ram.fd, r->ram.base, r->ram.size);
     r->vm.no_reboot = r->o.no_reboot;
     const struct pc_config config = {
         .ram = r->ram.base,

@@ -1,5 +1,6 @@
 // See cache.h.
 #include "engine/dbt/cache.h"
+#include "engine/dbt/cell/cell.h"
 #include "engine/dbt/runtime.h"
 #include "engine/dbt/translate.h"
 #include "engine/interp/decode.h"
@@ -372,6 +373,7 @@ void dbt_invalidate(struct dbt_vcpu *v, uint64_t gpa, uint64_t size)
 {
     struct dbt_cache *c = v->cache;
     uint64_t end = gpa + size;
+    cells_code_written(v, gpa, size);
     for (uint64_t page = gpa & ~(uint64_t)(PAGE - 1); page < end; page += PAGE) {
         struct code_page *cp = page_of(c, page, false);
         if (!cp)

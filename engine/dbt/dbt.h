@@ -67,10 +67,20 @@ enum {
     // Instructions are counted: every way out of the block goes to the dispatcher, none is linked.
     DBT_KEY_ALONE = 1 << 4,
     DBT_KEY_SINGLE = 1 << 5, // and it has one instruction only
+    DBT_KEY_CELL = 1 << 6,   // for a cell (cell/cell.h): no register need be free
 };
 
 struct dbt_block;
 struct dbt_cache;
+struct cells;
+
+// Guest memory as other processes can map it: host addresses [base, base + size) are the file's bytes. size 0: they
+// cannot.
+struct cell_memory {
+    int fd;
+    const uint8_t *base;
+    uint64_t size;
+};
 
 #define DBT_NO_WINDOW 0x8000000000000000ull // stack_low where there is no window: no address of ours is near it
 
@@ -138,6 +148,7 @@ struct dbt_counters {
     uint64_t dispatches, links, indirect_misses, far_misses, steps;
     uint64_t tlb_fills, tlb_walks, tlb_flushes, tlb_page_flushes, stack_fills, stack_splits;
     uint64_t invalidated, cache_flushes, polls, fpu_parks, host_faults;
+    uint64_t cell_visits, cell_links, cell_steps, cell_misses, cell_kicks, cell_pages, cell_faults;
 };
 
 struct dbt_vcpu {
@@ -172,6 +183,8 @@ struct dbt_vcpu {
         uint32_t size[DBT_WRITTEN];
     } written; // by others, see written.h; guarded by its lock
     struct dbt_cache *cache;
+    struct cells *cells; // NULL: guest memory cannot be shared
+    struct cell_memory cell_memory;
     struct dbt_counters count;
     struct dbt_tlb tlb[DBT_VIEWS];
     uint32_t itlb[2][DBT_ITLB_SIZE]; // kernel, user: id of the (linear page, physical page) pair that is mapped now

@@ -1,6 +1,7 @@
 // The binary translator as an engine: struct engine_ops. Memory map, dirty log and state are the interpreter's; this
 // adds translated code on top.
 #include "engine/dbt/cache.h"
+#include "engine/dbt/cell/cell.h"
 #include "engine/dbt/fault.h"
 #include "engine/dbt/mmu.h"
 #include "engine/dbt/run.h"
@@ -42,11 +43,13 @@ static void code_marked(struct interp_vcpu *i, page_word *page)
 static void map_changed(struct interp_vcpu *i)
 {
     dbt_cache_flush((struct dbt_vcpu *)i);
+    cells_forget((struct dbt_vcpu *)i);
 }
 
 static void prod(struct interp_vcpu *i)
 {
     __atomic_store_n(&((struct dbt_vcpu *)i)->poll, 1, __ATOMIC_SEQ_CST);
+    cells_kick((struct dbt_vcpu *)i);
 }
 
 static const struct interp_mirror mirror = {
@@ -83,6 +86,13 @@ static int map(struct engine_vm *e, uint64_t gpa, uint64_t size, void *host, uns
 static int unmap(struct engine_vm *e, uint64_t gpa, uint64_t size, struct error *err)
 {
     return engine_interp.unmap(e, gpa, size, err);
+}
+
+static void share_memory(struct engine_vm *e, int fd, const void *host, uint64_t size)
+{
+    VM(e)->shared_fd = fd;
+    VM(e)->shared_base = host;
+    VM(e)->shared_size = size;
 }
 
 static void invalidate(struct engine_vm *e, uint64_t gpa, uint64_t size)
@@ -124,6 +134,7 @@ static int log_fetch(struct engine_vm *e, uint64_t gpa, uint64_t size, uint64_t 
 
 static void vcpu_destroy(struct engine_vcpu *e)
 {
+    cells_destroy(VCPU(e));
     dbt_cache_destroy(VCPU(e));
     engine_interp.vcpu_destroy(e);
 }
@@ -137,7 +148,10 @@ static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct eng
         return r;
     struct dbt_vcpu *v = (struct dbt_vcpu *)i;
     dbt_tlb_create(v);
+    v->cell_memory = (struct cell_memory){VM(e)->shared_fd, VM(e)->shared_base, VM(e)->shared_size};
     r = dbt_cache_create(v, cache, err);
+    if (!r && v->cell_memory.size && (r = cells_create(v, err)))
+        dbt_cache_destroy(v);
     if (r) {
         engine_interp.vcpu_destroy(&i->base);
         return r;
@@ -184,7 +198,9 @@ static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
         COUNTER(tlb_fills),        COUNTER(tlb_walks),     COUNTER(tlb_flushes),
         COUNTER(tlb_page_flushes), COUNTER(stack_fills),   COUNTER(stack_splits),
         COUNTER(invalidated),      COUNTER(cache_flushes), COUNTER(fpu_parks),
-        COUNTER(host_faults),
+        COUNTER(host_faults),      COUNTER(cell_visits),   COUNTER(cell_links),
+        COUNTER(cell_steps),       COUNTER(cell_misses),   COUNTER(cell_kicks),
+        COUNTER(cell_pages),       COUNTER(cell_faults),
 #undef COUNTER
     };
     engine_interp.vcpu_stats(e, emit, ctx);
@@ -204,6 +220,7 @@ const struct engine_ops engine_dbt = {
     .vm_destroy = vm_destroy,
     .map = map,
     .unmap = unmap,
+    .share_memory = share_memory,
     .invalidate = invalidate,
     .log_start = log_start,
     .log_stop = log_stop,

@@ -2,6 +2,7 @@
 // dbt_park().
 #include "engine/dbt/mmu.h"
 #include "engine/dbt/cache.h"
+#include "engine/dbt/cell/cell.h"
 #include "engine/dbt/run.h"
 #include "engine/interp/shared.h"
 #include "engine/interp/tlb.h"
@@ -77,6 +78,7 @@ void dbt_tlb_flush_page(struct interp_vcpu *i, uint64_t la, unsigned shift)
             v->itlb[0][k] = v->itlb[1][k] = 0;
     }
     no_window(v);
+    cells_flush_page(v, la, shift);
     v->count.tlb_page_flushes++;
 }
 
@@ -90,6 +92,7 @@ void dbt_tlb_protect(struct dbt_vcpu *v, const uint8_t *host)
     }
     if (!host || v->stack_low == (uint64_t)(uintptr_t)host)
         no_window(v);
+    cells_protect(v, host);
 }
 
 bool dbt_tlb_fill(struct dbt_vcpu *v, uint64_t la, bool write, uint8_t **host)

@@ -4,6 +4,7 @@
 // translated code does not do, interp_step() does.
 #include "engine/dbt/run.h"
 #include "engine/dbt/cache.h"
+#include "engine/dbt/cell/cell.h"
 #include "engine/dbt/fault.h"
 #include "engine/dbt/mmu.h"
 #include "engine/dbt/runtime.h"
@@ -292,14 +293,19 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
     enum engine_exit how = ENGINE_EXIT_REQUESTED;
     interp_guest_enter(i);
     for (;;) {
-        __atomic_store_n(&v->poll, 0, __ATOMIC_SEQ_CST);
+        // A program whose place is in a cell: watch for the kernel's return to it.
+        __atomic_store_n(&v->poll, v->cells && v->cells->hot && i->cpl == 0, __ATOMIC_SEQ_CST);
         if (dbt_is_written(v)) {
             dbt_park(v);
             dbt_take_written(v);
         }
         if (interp_attention(i)) {
             dbt_park(v);
+            bool user = i->cpl == 3;
+            uint64_t interrupts = i->count.interrupts;
             enum interp_event event = interp_events(i);
+            if (i->count.interrupts != interrupts)
+                cells_note_interrupt(v, user);
             if (event == EVENT_EXIT)
                 break;
             if (event == EVENT_SHUTDOWN) {
@@ -320,6 +326,13 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
         }
         if (counted && i->count.instructions >= until)
             break;
+        if (!counted && cells_wanted(v) && translatable(v) && fpu_usable(&i->s)) {
+            dbt_park(v);
+            if (cells_run(v)) {
+                a = (struct arrival){0};
+                continue;
+            }
+        }
         struct dbt_block *b = !translatable(v) ? NULL
                               : counted        ? find_counted(v, key_now(v) | a.key, until - i->count.instructions)
                                                : find(v, key_now(v) | a.key);

@@ -480,7 +480,7 @@ void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsi
         classify(t, i);
         uint16_t used = t->used | i->used;
         unsigned taken = (unsigned)__builtin_popcount(used | 1u << CPU_RSP);
-        if (taken > CPU_GPR_COUNT - MIN_SCRATCH)
+        if (taken > CPU_GPR_COUNT - MIN_SCRATCH && !(t->key & DBT_KEY_CELL))
             break;
         if (i->class == CLASS_STEP && t->count)
             break; // it begins a block of its own, so that the one before is complete

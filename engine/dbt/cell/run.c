@@ -1,0 +1,373 @@
+// Visits to cells (cell.h): when, and what to do when one ends.
+//
+// When. A timer interrupt that finds the vCPU in user code is a sample. After a few that found the same address space
+// the vCPU is `hot`: from then on it goes to the cell whenever it is about to run user code. A visit that ends soon
+// costs more than it brings; several in a row make the vCPU cold again, and deaf to samples for a while.
+#include "engine/interp/run.h"
+#include "engine/dbt/cache.h"
+#include "engine/dbt/cell/cell.h"
+#include "engine/dbt/mmu.h"
+#include "engine/interp/shared.h"
+#include "engine/interp/tlb.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum {
+    SAMPLES = 2,          // in a row make hot
+    BRIEF_NS = 150000,    // shorter visits do not pay
+    BRIEF_VISITS = 12,    // in a row make cold
+    COLD_SAMPLES = 8,     // ignored then
+    TRAP_PAGE_FAULT = 14, // as the host's kernel says it
+    ERROR_WRITE = 2,
+    XSAVE_FIP = 8,
+    XSAVE_MXCSR = 24,
+    XSAVE_HEADER = 512,
+    XSAVE_USED = 832, // x87, SSE, header, AVX
+};
+
+int cells_create(struct dbt_vcpu *v, struct error *err)
+{
+    v->cells = calloc(1, sizeof *v->cells);
+    return v->cells ? 0 : error_set(err, ENOMEM, "vCPU %u: out of memory", v->i.base.id);
+}
+
+void cells_destroy(struct dbt_vcpu *v)
+{
+    if (!v->cells)
+        return;
+    for (unsigned n = 0; n < CELLS; n++)
+        cell_destroy(v->cells->cell[n]);
+    free(v->cells);
+    v->cells = NULL;
+}
+
+// --- what may no longer be true
+
+void cells_forget(struct dbt_vcpu *v)
+{
+    for (unsigned n = 0; v->cells && n < CELLS; n++)
+        if (v->cells->cell[n])
+            v->cells->cell[n]->pages_stale = v->cells->cell[n]->code_stale = true;
+}
+
+void cells_code_written(struct dbt_vcpu *v, uint64_t gpa, uint64_t size)
+{
+    for (unsigned n = 0; v->cells && n < CELLS; n++) {
+        struct cell *c = v->cells->cell[n];
+        for (unsigned k = 0; c && !c->code_stale && k < c->pages; k++)
+            c->code_stale = c->page[k].phys < gpa + size && c->page[k].phys + PAGE_SIZE > gpa;
+    }
+}
+
+void cells_kick(struct dbt_vcpu *v)
+{
+    struct cell *c = v->cells ? atomic_load(&v->cells->running) : NULL;
+    if (c)
+        cell_kick(c);
+}
+
+// --- when
+
+void cells_note_interrupt(struct dbt_vcpu *v, bool user)
+{
+    struct cells *cells = v->cells;
+    if (!cells || cells->impossible)
+        return;
+    if (cells->hot) {
+        cells->streak = user ? SAMPLES : cells->streak - 1;
+        cells->hot = cells->streak > 0;
+        return;
+    }
+    if (cells->streak < 0) {
+        cells->streak++;
+        return;
+    }
+    if (!user) {
+        cells->streak = 0;
+        return;
+    }
+    if (cells->context != v->i.tlb->context)
+        cells->streak = 0;
+    cells->context = v->i.tlb->context;
+    cells->hot = ++cells->streak >= SAMPLES;
+}
+
+bool cells_wanted(const struct dbt_vcpu *v)
+{
+    const struct cell_state_bits {
+        uint64_t flags;
+    } closed = {RFLAGS_TF | RFLAGS_DF | RFLAGS_AC | RFLAGS_RF};
+    const struct cpu_state *s = &v->i.s;
+    return v->cells && v->cells->hot && v->i.cpl == 3 && !(s->rflags & closed.flags) && !(s->cr4 & CR4_LA57) &&
+           s->gpr[CPU_RSP] >> 47 == 0 && s->rip >> 47 == 0 && v->cells->context == v->i.tlb->context;
+}
+
+static void judge(struct cells *cells, uint64_t ns)
+{
+    if (ns >= BRIEF_NS) {
+        cells->brief = 0;
+        return;
+    }
+    if (++cells->brief < BRIEF_VISITS)
+        return;
+    cells->brief = 0;
+    cells->hot = false;
+    cells->streak = -COLD_SAMPLES;
+}
+
+static uint64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+// --- which
+
+// The cell's own part must be where the guest program has nothing: its slot of the top-level table is not present.
+static bool slot_free(const struct dbt_vcpu *v)
+{
+    uint64_t gpa = (v->i.s.cr3 & 0x000ffffffffff000) + 8 * (CELL_BASE >> 39);
+    const uint8_t *entry = ram_at(&v->i.vm->ram, gpa);
+    return entry && !(*(const volatile uint64_t *)entry & 1);
+}
+
+static struct cell *select_cell(struct dbt_vcpu *v)
+{
+    struct cells *cells = v->cells;
+    uint64_t context = v->i.tlb->context, cr3 = v->i.s.cr3 & 0x000ffffffffff000;
+    struct cell *best = NULL;
+    for (unsigned n = 0; n < CELLS; n++) {
+        struct cell *c = cells->cell[n];
+        if (c && c->context == context) {
+            c->used = ++cells->clock;
+            return c;
+        }
+        if (!c) {
+            struct error err;
+            if (!best && cell_create(v, &v->cell_memory, &cells->cell[n], &err)) {
+                cells->impossible = true;
+                cells->hot = false;
+                log_info(v->i.base.vm->config.log, "%s", err.text);
+                return NULL;
+            }
+            if (!best)
+                best = cells->cell[n];
+            break;
+        }
+        // The same program, perhaps: its code may still be good.
+        if (!best || c->cr3 == cr3 || (best->cr3 != cr3 && c->used < best->used))
+            best = c;
+    }
+    best->context = context;
+    best->cr3 = cr3;
+    best->used = ++cells->clock;
+    best->pages_stale = best->code_unverified = true;
+    return best;
+}
+
+// --- state
+
+static void give(struct cell *c)
+{
+    struct cell_shared *s = c->s;
+    const struct cpu_state *g = &c->v->i.s;
+    memcpy(s->gpr, g->gpr, sizeof s->gpr);
+    s->flags = (g->rflags & RFLAGS_STATUS) | RFLAGS_FIXED | RFLAGS_IF;
+    memcpy(s->xsave, g->xsave, XSAVE_USED);
+    uint64_t fs = g->seg[CPU_FS].base;
+    if (!c->fs_known || c->fs_base != fs)
+        c->fs_known = cell_command(c, (struct cell_command){.op = CELL_FS_BASE, .address = fs});
+    c->fs_base = fs;
+}
+
+// The shared page may hold anything: registers are taken as they are, the vector state only as far as the host can load
+// it.
+static void take(struct cell *c)
+{
+    const struct cell_shared *s = c->s;
+    struct cpu_state *g = &c->v->i.s;
+    memcpy(g->gpr, s->gpr, sizeof g->gpr);
+    g->rflags = (g->rflags & ~(uint64_t)RFLAGS_STATUS) | (s->flags & RFLAGS_STATUS);
+    memcpy(g->xsave, s->xsave, XSAVE_USED);
+    memset(&g->xsave[XSAVE_HEADER + 8], 0, 56);
+    *(uint64_t *)&g->xsave[XSAVE_HEADER] &= XSTATE_X87 | XSTATE_SSE | XSTATE_AVX;
+    *(uint32_t *)&g->xsave[XSAVE_MXCSR] &= 0xffff;
+    uint64_t *fip = (uint64_t *)&g->xsave[XSAVE_FIP];
+    if (*fip - CELL_BASE < CELL_SIZE) {
+        const struct cell_place *p;
+        const struct cell_block *b = cell_code_at(c, *fip, &p);
+        *fip = b ? b->rip + p->rip : 0;
+    }
+}
+
+// From the registers at a place to the guest's.
+static void mend(struct cell *c, const struct cell_block *b, const struct cell_place *p)
+{
+    struct cpu_state *g = &c->v->i.s;
+    const struct cell_shared *s = c->s;
+    g->rip = p->fix & PLACE_TARGET ? g->gpr[CPU_RCX] : b->rip + p->rip;
+    if (p->fix & PLACE_RCX)
+        g->gpr[CPU_RCX] = s->spill[0];
+    if (p->fix & PLACE_RDX)
+        g->gpr[CPU_RDX] = s->spill[1];
+    if (p->fix & PLACE_SCRATCH)
+        g->gpr[p->reg] = s->spill[2];
+    if (p->fix & PLACE_UNDO_PUSH)
+        g->gpr[CPU_RSP] += 8;
+}
+
+// --- visits
+
+enum outcome { AGAIN, AGAIN_HERE, DONE, STEP };
+
+static enum outcome branch_fault(struct cell *c, uint32_t block)
+{
+    struct interp_vcpu *i = &c->v->i;
+    if (block >= c->blocks)
+        block = 0; // nonsense from a program that wrote to the shared page
+    const struct cell_block *b = &c->block[block];
+    i->s.rip = b->rip + b->last;
+    i->s.gpr[CPU_RSP] -= (uint64_t)(int64_t)b->last_rsp;
+    interp_gp(i, 0);
+    interp_deliver_fault(i);
+    return DONE;
+}
+
+static enum outcome stopped_by_signal(struct cell *c)
+{
+    struct cell_shared *s = c->s;
+    const struct cell_place *p;
+    const struct cell_block *b = cell_code_at(c, s->host_rip, &p);
+    if (s->signal == SIGUSR1) {
+        c->v->count.cell_kicks++;
+        if (!b || CELL_BASE + p->host != s->host_rip) { // amid something: a little further
+            s->enter_at = s->host_rip;
+            return AGAIN_HERE;
+        }
+        take(c);
+        mend(c, b, p);
+        return DONE;
+    }
+    if (!b) { // a program that wrote to the shared page; or we are wrong
+        take(c);
+        c->dead = true;
+        return DONE;
+    }
+    bool write = s->fault_error & ERROR_WRITE;
+    if (s->trap == TRAP_PAGE_FAULT && (s->host_rip != c->fault_rip || s->fault_address != c->fault_address)) {
+        c->fault_rip = s->host_rip;
+        c->fault_address = s->fault_address;
+        if (cell_page_in(c, s->fault_address, write)) {
+            c->v->count.cell_pages++;
+            s->enter_at = s->host_rip;
+            return AGAIN_HERE;
+        }
+    }
+    c->fault_rip = 0;
+    c->v->count.cell_faults++;
+    take(c);
+    mend(c, b, p);
+    return STEP;
+}
+
+static enum outcome look(struct cell *c)
+{
+    struct cell_shared *s = c->s;
+    struct interp_vcpu *i = &c->v->i;
+    uint32_t exit = s->exit;
+    switch (s->why) {
+    case CELL_WHY_LINK:
+    case CELL_WHY_STEP:
+        take(c);
+        *(s->why == CELL_WHY_STEP ? &c->v->count.cell_steps : &c->v->count.cell_links) += 1;
+        i->s.rip = c->exit[exit < c->exits ? exit : 0].target;
+        return s->why == CELL_WHY_STEP ? STEP : AGAIN;
+    case CELL_WHY_INDIRECT:
+        take(c);
+        if (!cpu_is_canonical(&i->s, s->target))
+            return branch_fault(c, exit);
+        i->s.rip = s->target;
+        c->v->count.cell_misses++;
+        return AGAIN;
+    case CELL_WHY_SIGNAL:
+        return stopped_by_signal(c);
+    default:
+        return DONE; // not entered
+    }
+}
+
+// From `here`, or from the guest's RIP, until something has to be done outside of the cell.
+static bool visit(struct cell *c, enum outcome *how)
+{
+    struct dbt_vcpu *v = c->v;
+    struct cell_shared *s = c->s;
+    if (*how != AGAIN_HERE) {
+        if (c->code_unverified && !cell_code_verify(c))
+            c->code_stale = true;
+        if (c->code_stale)
+            cell_code_flush(c);
+        struct cell_block *b = cell_block(c, v->i.s.rip);
+        if (!b || v->i.flush_wanted)
+            return false;
+        if (s->why == CELL_WHY_INDIRECT && *how == AGAIN)
+            cell_code_indirect(c, b);
+        if (c->pages_stale)
+            cell_pages_flush(c);
+        give(c);
+        s->enter_at = CELL_BASE + b->host;
+    }
+    s->kicked = 0;
+    s->why = CELL_WHY_NOTHING;
+    atomic_store(&v->cells->running, c);
+    bool attention = interp_attention(&v->i);
+    if (attention && *how != AGAIN_HERE) {
+        atomic_store(&v->cells->running, NULL);
+        *how = DONE;
+        return true;
+    }
+    v->count.cell_visits++;
+    bool alive = cell_visit(c, attention);
+    atomic_store(&v->cells->running, NULL);
+    if (s->why == CELL_WHY_NOTHING && *how == AGAIN_HERE)
+        return alive; // a kick came before guest code was reached: once more
+    *how = alive ? look(c) : DONE;
+    return true;
+}
+
+bool cells_run(struct dbt_vcpu *v)
+{
+    struct cells *cells = v->cells;
+    if (!slot_free(v))
+        return false;
+    struct cell *c = select_cell(v);
+    if (!c)
+        return false;
+    enum outcome how = STEP;
+    uint64_t begin = now();
+    bool entered = false;
+    do {
+        if (!visit(c, &how)) {
+            how = DONE;
+            break;
+        }
+        entered = true;
+    } while (how == AGAIN || how == AGAIN_HERE);
+    if (c->dead) {
+        for (unsigned n = 0; n < CELLS; n++)
+            if (cells->cell[n] == c)
+                cells->cell[n] = NULL;
+        cell_destroy(c);
+        cells->impossible = true;
+        cells->hot = false;
+        log_warn(v->i.base.vm->config.log, "vCPU %u: a process that ran a guest program has died", v->i.base.id);
+    }
+    judge(cells, now() - begin);
+    if (how == STEP) {
+        v->count.steps++;
+        interp_step(&v->i);
+    }
+    return entered;
+}
