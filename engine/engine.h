@@ -62,7 +62,21 @@ struct engine_vm_config {
     const struct cpu_model *model;
     const struct engine_upcalls *up;
     struct log *log;
-    uint64_t code_cache; // translators: limit in bytes of translated code per VM, 0 for the default
+};
+
+// Whether guest programs may run in processes of their own (engine/dbt/cell/cell.h): when it pays; never; whenever it
+// is possible, which is slow and for tests.
+enum engine_cells { ENGINE_CELLS_AUTO, ENGINE_CELLS_OFF, ENGINE_CELLS_ALWAYS };
+
+// What can be chosen for engines that translate. All zero: the defaults.
+struct engine_tuning {
+    uint64_t code_cache; // limit in bytes of translated code per vCPU
+    enum engine_cells cells;
+    // Guest memory as other processes can map it: what is mapped from [memory, memory + memory_size) is the contents of
+    // the file memory_fd, which stays the caller's. memory_size 0: they cannot, and there will be no cells.
+    int memory_fd;
+    const void *memory;
+    uint64_t memory_size;
 };
 
 struct engine_ops;
@@ -92,15 +106,13 @@ struct engine_ops {
 
     int (*vm_create)(const struct engine_vm_config *config, struct engine_vm **out, struct error *err);
     void (*vm_destroy)(struct engine_vm *vm); // all vCPUs are destroyed before
+    // Before vCPUs are created. NULL where there is nothing to choose.
+    void (*tune)(struct engine_vm *vm, const struct engine_tuning *tuning);
 
     // Guest-physical memory. gpa, size and host address are multiples of 4096. The host memory stays the caller's and
     // outlives the mapping.
     int (*map)(struct engine_vm *vm, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err);
     int (*unmap)(struct engine_vm *vm, uint64_t gpa, uint64_t size, struct error *err);
-    // Host memory that is mapped, or will be, at [host, host + size) is the contents of the file `fd`, so that an
-    // engine can let guest code run in processes of its own. Before vCPUs are created; fd stays the caller's and open.
-    // May be NULL.
-    void (*share_memory)(struct engine_vm *vm, int fd, const void *host, uint64_t size);
     // Somebody other than a vCPU (a device) wrote to guest memory: drop what was derived from the old contents.
     void (*invalidate)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
     // Dirty pages. log_start begins logging; log_fetch sets one bit per 4096 bytes page written since the last fetch

@@ -214,6 +214,18 @@ static int take_trace(struct run_options *o, char *v, struct error *err)
     return 0;
 }
 
+static int take_cells(struct run_options *o, char *v, struct error *err)
+{
+    static const char *const modes[] = {
+        [ENGINE_CELLS_AUTO] = "auto", [ENGINE_CELLS_OFF] = "off", [ENGINE_CELLS_ALWAYS] = "always"};
+    for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (!strcmp(v, modes[i])) {
+            o->cells = (enum engine_cells)i;
+            return 0;
+        }
+    return wrong(err, "--cells %.40s: auto, off or always", v);
+}
+
 static int take_verbose(struct run_options *o, char *v, struct error *err)
 {
     (void)v, (void)err;
@@ -238,6 +250,8 @@ static const struct option options[] = {
     {"cpu", "MODEL",
      "x86-64-v2, x86-64-v3 or host, and changes such as ,+la57,-avx2 (default: v3 if possible, else v2)", take_cpu},
     {"engine", "NAME", "what executes the CPUs; auto (the default) or a name that trapeze doctor shows", take_engine},
+    {"cells", "auto|off|always",
+     "whether engine dbt runs guest programs that compute in processes of their own (default auto)", take_cells},
     {"console", "WHERE", "the serial port: stdio (default), pty, socket:PATH, file:PATH, none", take_console},
     {"hvc", "WHERE", "a virtio console (hvc0) as well; the same choices", take_hvc},
     {"virtio", "pci|mmio", "how virtio devices are attached (default pci)", take_virtio},

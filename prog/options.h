@@ -3,6 +3,7 @@
 // Options are written --name VALUE or --name=VALUE. A wrong one gives -EINVAL and a text that names it, says why, and
 // where help is.
 #pragma once
+#include "engine/engine.h"
 #include "report/error.h"
 #include <stdbool.h>
 #include <stdint.h>
@@ -32,6 +33,7 @@ struct run_options {
     bool no_reboot;
     bool stats;
     bool help;
+    enum engine_cells cells;
     unsigned trace; // TRACE_* of report/log.h
     unsigned verbose;
 };

@@ -176,8 +176,10 @@ static int build(struct run *r, struct error *err)
         (e = vm_init(&r->vm, &r->log, r->loop, engine, &r->model, err)))
         return e;
     r->vm_made = true;
-    if (engine->share_memory)
-        engine->share_memory(r->vm.engine, r->ram.fd, r->ram.base, r->ram.size);
+    const struct engine_tuning tuning = {
+        .cells = r->o.cells, .memory_fd = r->ram.fd, .memory = r->ram.base, .memory_size = r->ram.size};
+    if (engine->tune)
+        engine->tune(r->vm.engine, &tuning);
     r->vm.no_reboot = r->o.no_reboot;
     const struct pc_config config = {
         .ram = r->ram.base,

@@ -74,14 +74,6 @@ struct dbt_block;
 struct dbt_cache;
 struct cells;
 
-// Guest memory as other processes can map it: host addresses [base, base + size) are the file's bytes. size 0: they
-// cannot.
-struct cell_memory {
-    int fd;
-    const uint8_t *base;
-    uint64_t size;
-};
-
 #define DBT_NO_WINDOW 0x8000000000000000ull // stack_low where there is no window: no address of ours is near it
 
 // A way out of a block to a known target. Its jump goes to a stub that names the exit; once the target is translated
@@ -183,8 +175,7 @@ struct dbt_vcpu {
         uint32_t size[DBT_WRITTEN];
     } written; // by others, see written.h; guarded by its lock
     struct dbt_cache *cache;
-    struct cells *cells; // NULL: guest memory cannot be shared
-    struct cell_memory cell_memory;
+    struct cells *cells; // NULL: none
     struct dbt_counters count;
     struct dbt_tlb tlb[DBT_VIEWS];
     uint32_t itlb[2][DBT_ITLB_SIZE]; // kernel, user: id of the (linear page, physical page) pair that is mapped now

@@ -88,11 +88,9 @@ static int unmap(struct engine_vm *e, uint64_t gpa, uint64_t size, struct error 
     return engine_interp.unmap(e, gpa, size, err);
 }
 
-static void share_memory(struct engine_vm *e, int fd, const void *host, uint64_t size)
+static void tune(struct engine_vm *e, const struct engine_tuning *tuning)
 {
-    VM(e)->shared_fd = fd;
-    VM(e)->shared_base = host;
-    VM(e)->shared_size = size;
+    VM(e)->tuning = *tuning;
 }
 
 static void invalidate(struct engine_vm *e, uint64_t gpa, uint64_t size)
@@ -142,15 +140,14 @@ static void vcpu_destroy(struct engine_vcpu *e)
 static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct engine_vcpu **out, struct error *err)
 {
     struct interp_vcpu *i;
-    uint64_t cache = e->config.code_cache ? e->config.code_cache : DBT_CACHE_DEFAULT;
+    const struct engine_tuning *tuning = &VM(e)->tuning;
     int r = interp_vcpu_create(e, sizeof(struct dbt_vcpu), id, owner, &i, err);
     if (r)
         return r;
     struct dbt_vcpu *v = (struct dbt_vcpu *)i;
     dbt_tlb_create(v);
-    v->cell_memory = (struct cell_memory){VM(e)->shared_fd, VM(e)->shared_base, VM(e)->shared_size};
-    r = dbt_cache_create(v, cache, err);
-    if (!r && v->cell_memory.size && (r = cells_create(v, err)))
+    r = dbt_cache_create(v, tuning->code_cache ? tuning->code_cache : DBT_CACHE_DEFAULT, err);
+    if (!r && tuning->memory_size && tuning->cells != ENGINE_CELLS_OFF && (r = cells_create(v, err)))
         dbt_cache_destroy(v);
     if (r) {
         engine_interp.vcpu_destroy(&i->base);
@@ -218,9 +215,9 @@ const struct engine_ops engine_dbt = {
     .probe = probe,
     .vm_create = vm_create,
     .vm_destroy = vm_destroy,
+    .tune = tune,
     .map = map,
     .unmap = unmap,
-    .share_memory = share_memory,
     .invalidate = invalidate,
     .log_start = log_start,
     .log_stop = log_stop,

@@ -21,10 +21,7 @@ struct interp_mirror {
 struct interp_vm {
     struct engine_vm base;
     const struct interp_mirror *mirror; // NULL: nobody listens
-    // Guest memory as other processes can map it (engine_ops.share_memory); size 0: they cannot.
-    int shared_fd;
-    const uint8_t *shared_base;
-    uint64_t shared_size;
+    struct engine_tuning tuning;        // for the engine that is built on this one
     struct interp_world world;
     struct interp_ram ram;
     _Atomic unsigned vcpus;            // changes under world.stop_lock

@@ -43,7 +43,7 @@ enum {
 // What must be done to the registers at a place to get the guest's: bits.
 enum {
     PLACE_RCX = 1 << 0,       // RCX is in spill[0]
-    PLACE_RDX = 1 << 1,       // RDX is in spill[1]
+    PLACE_STORED = 1 << 1,    // RIP is in `target`
     PLACE_SCRATCH = 1 << 2,   // register `reg` is in spill[2]
     PLACE_TARGET = 1 << 3,    // RIP is in RCX (before that is restored)
     PLACE_UNDO_PUSH = 1 << 4, // RSP is 8 too low
@@ -95,7 +95,10 @@ struct cell {
     bool code_unverified; // code pages may have been mapped elsewhere
     bool fs_known;
     uint64_t fs_base;
+    uint64_t time;                     // processor time it had used after the last stay, ns
     uint64_t fault_rip, fault_address; // of the last page that was mapped
+    uint64_t around_next;              // pages mapped ahead: where the next fault would be, if it goes on like this
+    unsigned around;                   // how many
     struct cell_range range[CELL_MAX_RANGES];
     unsigned ranges;
     struct cell_page page[CELL_MAX_PAGES];
@@ -114,19 +117,22 @@ struct cells {
     _Atomic(struct cell *) running; // guest code runs in it: who wants the vCPU must kick
     uint64_t clock;
     bool impossible; // this host lets us make none
+    bool always;     // ENGINE_CELLS_ALWAYS
     bool hot;        // go there from user code
     uint64_t context;
-    int streak; // timer interrupts that found the same user program; negative: leave it alone for so many
-    unsigned brief;
+    int streak;     // timer interrupts that found the same user program; negative: leave it alone for so many
+    unsigned brief; // short stays in a row
+    int cold;       // samples that will be ignored next time
 };
 
 // --- process.c
-int cell_create(struct dbt_vcpu *v, const struct cell_memory *m, struct cell **out, struct error *err);
+int cell_create(struct dbt_vcpu *v, struct cell **out, struct error *err);
 void cell_destroy(struct cell *c);
 // Runs guest code from s->enter_at on until it is left. `brief`: it is kicked after a moment (a kick before the visit
 // would not let it do a single instruction). False: the cell has died.
 bool cell_visit(struct cell *c, bool brief);
-void cell_kick(struct cell *c); // any thread
+void cell_kick(struct cell *c);     // any thread
+uint64_t cell_time(struct cell *c); // processor time it has used, ns
 
 // --- runtime.c
 bool cell_runtime_write(struct cell *c);

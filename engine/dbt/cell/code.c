@@ -4,9 +4,10 @@
 // nowhere yet jump to stubs and wait, by target; when that is translated they are patched.
 //
 // Nothing that is added touches flags. An indirect jump goes
-//     mov gs:[spill0], rcx;  rcx = target;  mov gs:[spill1], rdx;  movzx edx, cx;  jmp gs:[ibl + rdx*8]
-// and arrives at                   lea rcx, [rcx - rip];  jrcxz here;  ...miss
-//     here: mov rdx, gs:[spill1];  mov rcx, gs:[spill0]
+//     mov gs:[spill0], rcx;  rcx = target;  mov gs:[target], rcx;  movzx ecx, cx;  jmp gs:[ibl + rcx*8]
+// and arrives at
+//     mov rcx, gs:[target];  lea rcx, [rcx - rip];  jrcxz here;  jmp miss
+//     here: mov rcx, gs:[spill0]
 //
 // Operands relative to RIP become absolute: as a 32-bit address, or through a scratch register (spill2).
 #include "engine/dbt/cache.h"
@@ -302,11 +303,11 @@ static void jump_indirect(struct work *w, const struct dbt_insn *i, int rsp)
     place(w, i->rip, PLACE_TARGET | PLACE_RCX, 0);
     e_gs_set32(e, FIELD(exit), (uint32_t)(w->b - c->block));
     place(w, i->rip, PLACE_TARGET | PLACE_RCX, 0);
-    e_gs_store(e, CPU_RDX, SPILL(1));
+    e_gs_store(e, CPU_RCX, FIELD(target));
     place(w, i->rip, PLACE_TARGET | PLACE_RCX, 0);
-    e_movzx16(e, CPU_RDX, CPU_RCX);
-    place(w, i->rip, PLACE_TARGET | PLACE_RCX | PLACE_RDX, 0);
-    e_jmp_gs(e, CPU_RDX, CELL_IBL);
+    e_movzx16(e, CPU_RCX, CPU_RCX);
+    place(w, i->rip, PLACE_STORED | PLACE_RCX, 0);
+    e_jmp_gs(e, CPU_RCX, CELL_IBL);
 }
 
 static void spill_rcx(struct work *w, const struct dbt_insn *i)
@@ -431,20 +432,18 @@ static void write_indirect_entry(struct cell *c, uint64_t rip)
 {
     struct emit *e = &c->e;
     if (fits32(-(int64_t)rip)) {
+        e_gs_load(e, CPU_RCX, FIELD(target));
         e_lea(e, CPU_RCX, CPU_RCX, NO_REG, 1, (int32_t) - (int64_t)rip);
-    } else {
-        e_mov_imm(e, CPU_RDX, -rip);
-        e_lea(e, CPU_RCX, CPU_RCX, CPU_RDX, 1, 0);
+    } else { // a difference of two addresses in memory: RCX = -rip + target
+        e_mov_imm(e, CPU_RCX, ~rip);
+        e_gs_store(e, CPU_RDX, SPILL(1));
+        e_gs_load(e, CPU_RDX, FIELD(target));
+        e_lea(e, CPU_RCX, CPU_RCX, CPU_RDX, 1, 1);
+        e_gs_load(e, CPU_RDX, SPILL(1));
     }
     e8(e, 0xe3); // jrcxz over the miss
-    uint8_t *over = e->p;
-    e8(e, 0);
-    e_mov_imm(e, CPU_RDX, rip);
-    e_lea(e, CPU_RCX, CPU_RCX, CPU_RDX, 1, 0);
+    e8(e, 5);
     e_target(e, e_jmp(e), c->memory + CELL_MISS);
-    if (!e->full)
-        *over = (uint8_t)(e->p - (over + 1));
-    e_gs_load(e, CPU_RDX, SPILL(1));
     e_gs_load(e, CPU_RCX, SPILL(0));
 }
 

@@ -45,7 +45,7 @@ static bool note_range(struct cell *c, uint64_t la, uint64_t size, const uint8_t
 
 static bool map(struct cell *c, uint64_t la, uint64_t size, const uint8_t *host, bool write)
 {
-    const struct cell_memory *m = &c->v->cell_memory;
+    const uint8_t *memory = c->v->i.vm->tuning.memory;
     if (!note_range(c, la, size, host)) {
         c->pages_stale = true;
         return false;
@@ -54,7 +54,7 @@ static bool map(struct cell *c, uint64_t la, uint64_t size, const uint8_t *host,
                                                  .prot = PROT_READ | (write ? PROT_WRITE : 0),
                                                  .address = la,
                                                  .size = size,
-                                                 .offset = (uint64_t)(host - m->base)});
+                                                 .offset = (uint64_t)(host - memory)});
 }
 
 // Whether the cell may write the page and nobody need see it; says so in its word before looking.
@@ -84,20 +84,61 @@ static bool map_large(struct cell *c, uint64_t la, const uint8_t *host, page_wor
     return true;
 }
 
-bool cell_page_in(struct cell *c, uint64_t la, bool write)
+// The near entry of a page that the cell may have, or NULL.
+static const struct tlb_near *usable(struct cell *c, uint64_t la, bool write)
 {
     struct interp_vcpu *i = &c->v->i;
-    const struct cell_memory *m = &c->v->cell_memory;
+    const struct engine_tuning *tuning = &i->vm->tuning;
     uint64_t page = la & ~(uint64_t)(PAGE_SIZE - 1);
     struct tlb_hit hit;
-    if (la >= CELL_BASE && la - CELL_BASE < CELL_SIZE)
-        return false;
+    if (la - CELL_BASE < CELL_SIZE)
+        return NULL;
     i->fault.raised = false;
     bool allowed = tlb_translate(i, la, write ? CPU_WRITE : CPU_READ, TLB_AS_CPL, &hit);
     i->fault.raised = false;
     const struct tlb_near *e = &i->near[tlb_near_index(la)];
-    if (!allowed || e->la != page || (write ? e->write : e->read) != page || e->read != page || e->global ||
-        e->la >> 47 || (uint64_t)(e->host - m->base) >= m->size)
+    return allowed && e->la == page && (write ? e->write : e->read) == page && e->read == page && !e->global &&
+                   !(e->la >> 47) && (uint64_t)(e->host - (const uint8_t *)tuning->memory) < tuning->memory_size
+               ? e
+               : NULL;
+}
+
+// Programs go through memory in order: a fault just behind what was mapped last has more pages mapped ahead, twice as
+// many each time. Runs that are together in the guest's memory, too, take one system call.
+static void map_ahead(struct cell *c, uint64_t page)
+{
+    enum { AHEAD_MAX = 64 };
+    c->around = page == c->around_next ? (c->around ? 2 * c->around : 4) : 0;
+    if (c->around > AHEAD_MAX)
+        c->around = AHEAD_MAX;
+    c->around_next = page + PAGE_SIZE;
+    uint64_t begin = 0;
+    const uint8_t *host = NULL;
+    bool write = false;
+    for (unsigned n = 0; n <= c->around; n++, c->around_next += PAGE_SIZE) {
+        const struct tlb_near *e =
+            n < c->around && (c->around_next & 0x1fffff) ? usable(c, c->around_next, false) : NULL;
+        bool writable = e && e->write == e->la && quiet(e->page);
+        if (host && !(e && e->host - host == (ptrdiff_t)(e->la - begin) && writable == write)) {
+            map(c, begin, c->around_next - begin, host, write);
+            host = NULL;
+        }
+        if (!e || e->shift >= 21)
+            break;
+        if (!host) {
+            begin = e->la;
+            host = e->host;
+            write = writable;
+        }
+    }
+}
+
+bool cell_page_in(struct cell *c, uint64_t la, bool write)
+{
+    struct interp_vcpu *i = &c->v->i;
+    uint64_t page = la & ~(uint64_t)(PAGE_SIZE - 1);
+    const struct tlb_near *e = usable(c, la, write);
+    if (!e)
         return false;
     bool writable = e->write == page;
     if (e->shift >= 21) {
@@ -109,7 +150,9 @@ bool cell_page_in(struct cell *c, uint64_t la, bool write)
                    (!write || !(*e->page & (PAGE_CODE | PAGE_LOG)));
     }
     writable = writable && quiet(e->page);
-    return map(c, page, PAGE_SIZE, e->host, writable) && (!write || writable);
+    bool mapped = map(c, page, PAGE_SIZE, e->host, writable) && (!write || writable);
+    map_ahead(c, page);
+    return mapped;
 }
 
 static void unmap(struct cell *c, uint64_t la, uint64_t size)
@@ -127,7 +170,8 @@ void cells_flush_page(struct dbt_vcpu *v, uint64_t la, unsigned shift)
         struct cell *c = v->cells->cell[n];
         if (!c || c->context != v->i.tlb->context)
             continue;
-        c->code_unverified = true;
+        for (unsigned k = 0; k < c->pages; k++)
+            c->code_unverified |= (c->page[k].linear ^ la) >> shift == 0;
         for (unsigned k = 0; k < c->ranges && !c->pages_stale; k++) {
             const struct cell_range *r = &c->range[k];
             uint64_t begin = r->la > from ? r->la : from;

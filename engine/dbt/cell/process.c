@@ -3,6 +3,7 @@
 // It is forked without the C library's knowledge, because other threads may hold any of its locks: until the new
 // process has left our memory behind it makes system calls only.
 #include "engine/dbt/cell/cell.h"
+#include "engine/interp/shared.h"
 #include <asm/prctl.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +20,7 @@
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static const int caught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGUSR1};
@@ -115,7 +117,7 @@ static bool wait_for(struct cell *c)
     return r == 1;
 }
 
-static int start(struct cell *c, int shared, const struct cell_memory *m)
+static int start(struct cell *c, int shared)
 {
     int to[2], from[2];
     if (pipe2(to, O_CLOEXEC))
@@ -131,7 +133,7 @@ static int start(struct cell *c, int shared, const struct cell_memory *m)
     int parent = getpid();
     long pid = syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
     if (pid == 0)
-        become_cell(shared, to[0], from[1], m->fd, parent);
+        become_cell(shared, to[0], from[1], c->v->i.vm->tuning.memory_fd, parent);
     int e = errno;
     close(to[0]);
     close(from[1]);
@@ -141,7 +143,7 @@ static int start(struct cell *c, int shared, const struct cell_memory *m)
     return wait_for(c) ? 0 : -ECHILD;
 }
 
-int cell_create(struct dbt_vcpu *v, const struct cell_memory *m, struct cell **out, struct error *err)
+int cell_create(struct dbt_vcpu *v, struct cell **out, struct error *err)
 {
     int e = 0, fd = memfd_create("trapeze-cell", MFD_CLOEXEC);
     struct cell *c = calloc(1, sizeof *c);
@@ -161,7 +163,7 @@ int cell_create(struct dbt_vcpu *v, const struct cell_memory *m, struct cell **o
     if (!e) {
         c->s = (struct cell_shared *)c->memory;
         write_filter(c->s);
-        e = start(c, fd, m);
+        e = start(c, fd);
     }
     if (fd >= 0)
         close(fd);
@@ -211,4 +213,13 @@ bool cell_visit(struct cell *c, bool brief)
 void cell_kick(struct cell *c)
 {
     kill(c->pid, SIGUSR1);
+}
+
+uint64_t cell_time(struct cell *c)
+{
+    enum { CPUCLOCK_SCHED = 2 }; // how the kernel names the clock of a process
+    struct timespec t;
+    if (clock_gettime((clockid_t)(~(unsigned)c->pid << 3 | CPUCLOCK_SCHED), &t))
+        return 0;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }

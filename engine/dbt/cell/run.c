@@ -12,13 +12,13 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum {
-    SAMPLES = 2,          // in a row make hot
-    BRIEF_NS = 150000,    // shorter visits do not pay
-    BRIEF_VISITS = 12,    // in a row make cold
-    COLD_SAMPLES = 8,     // ignored then
+    SAMPLES = 2,       // in a row make hot
+    BRIEF_NS = 150000, // of the cell's processor time: shorter stays do not pay
+    BRIEF_STAYS = 6,   // in a row make cold
+    COLD_SAMPLES = 8,  // ignored then; doubled each time, up to
+    COLD_SAMPLES_MAX = 256,
     TRAP_PAGE_FAULT = 14, // as the host's kernel says it
     ERROR_WRITE = 2,
     XSAVE_FIP = 8,
@@ -30,7 +30,11 @@ enum {
 int cells_create(struct dbt_vcpu *v, struct error *err)
 {
     v->cells = calloc(1, sizeof *v->cells);
-    return v->cells ? 0 : error_set(err, ENOMEM, "vCPU %u: out of memory", v->i.base.id);
+    if (!v->cells)
+        return error_set(err, ENOMEM, "vCPU %u: out of memory", v->i.base.id);
+    v->cells->cold = COLD_SAMPLES;
+    v->cells->always = v->i.vm->tuning.cells == ENGINE_CELLS_ALWAYS;
+    return 0;
 }
 
 void cells_destroy(struct dbt_vcpu *v)
@@ -96,32 +100,29 @@ void cells_note_interrupt(struct dbt_vcpu *v, bool user)
 
 bool cells_wanted(const struct dbt_vcpu *v)
 {
-    const struct cell_state_bits {
-        uint64_t flags;
-    } closed = {RFLAGS_TF | RFLAGS_DF | RFLAGS_AC | RFLAGS_RF};
+    const uint64_t closed = RFLAGS_TF | RFLAGS_DF | RFLAGS_AC | RFLAGS_RF;
+    const struct cells *cells = v->cells;
     const struct cpu_state *s = &v->i.s;
-    return v->cells && v->cells->hot && v->i.cpl == 3 && !(s->rflags & closed.flags) && !(s->cr4 & CR4_LA57) &&
-           s->gpr[CPU_RSP] >> 47 == 0 && s->rip >> 47 == 0 && v->cells->context == v->i.tlb->context;
+    return cells && v->i.cpl == 3 && !(s->rflags & closed) && !(s->cr4 & CR4_LA57) && s->gpr[CPU_RSP] >> 47 == 0 &&
+           s->rip >> 47 == 0 && !cells->impossible &&
+           (cells->always || (cells->hot && cells->context == v->i.tlb->context));
 }
 
+// After a stay. Processor time counts, not the clock: the host may have had other things to do.
 static void judge(struct cells *cells, uint64_t ns)
 {
     if (ns >= BRIEF_NS) {
         cells->brief = 0;
+        cells->cold = COLD_SAMPLES;
         return;
     }
-    if (++cells->brief < BRIEF_VISITS)
+    if (++cells->brief < BRIEF_STAYS)
         return;
     cells->brief = 0;
     cells->hot = false;
-    cells->streak = -COLD_SAMPLES;
-}
-
-static uint64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    cells->streak = -cells->cold;
+    if (cells->cold < COLD_SAMPLES_MAX)
+        cells->cold *= 2;
 }
 
 // --- which
@@ -147,7 +148,7 @@ static struct cell *select_cell(struct dbt_vcpu *v)
         }
         if (!c) {
             struct error err;
-            if (!best && cell_create(v, &v->cell_memory, &cells->cell[n], &err)) {
+            if (!best && cell_create(v, &cells->cell[n], &err)) {
                 cells->impossible = true;
                 cells->hot = false;
                 log_info(v->i.base.vm->config.log, "%s", err.text);
@@ -208,11 +209,9 @@ static void mend(struct cell *c, const struct cell_block *b, const struct cell_p
 {
     struct cpu_state *g = &c->v->i.s;
     const struct cell_shared *s = c->s;
-    g->rip = p->fix & PLACE_TARGET ? g->gpr[CPU_RCX] : b->rip + p->rip;
+    g->rip = p->fix & PLACE_TARGET ? g->gpr[CPU_RCX] : p->fix & PLACE_STORED ? s->target : b->rip + p->rip;
     if (p->fix & PLACE_RCX)
         g->gpr[CPU_RCX] = s->spill[0];
-    if (p->fix & PLACE_RDX)
-        g->gpr[CPU_RDX] = s->spill[1];
     if (p->fix & PLACE_SCRATCH)
         g->gpr[p->reg] = s->spill[2];
     if (p->fix & PLACE_UNDO_PUSH)
@@ -346,7 +345,6 @@ bool cells_run(struct dbt_vcpu *v)
     if (!c)
         return false;
     enum outcome how = STEP;
-    uint64_t begin = now();
     bool entered = false;
     do {
         if (!visit(c, &how)) {
@@ -355,6 +353,9 @@ bool cells_run(struct dbt_vcpu *v)
         }
         entered = true;
     } while (how == AGAIN || how == AGAIN_HERE);
+    uint64_t used = c->dead ? 0 : cell_time(c);
+    judge(cells, used - c->time);
+    c->time = used;
     if (c->dead) {
         for (unsigned n = 0; n < CELLS; n++)
             if (cells->cell[n] == c)
@@ -364,7 +365,6 @@ bool cells_run(struct dbt_vcpu *v)
         cells->hot = false;
         log_warn(v->i.base.vm->config.log, "vCPU %u: a process that ran a guest program has died", v->i.base.id);
     }
-    judge(cells, now() - begin);
     if (how == STEP) {
         v->count.steps++;
         interp_step(&v->i);

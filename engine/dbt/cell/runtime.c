@@ -89,9 +89,7 @@ bool cell_runtime_write(struct cell *c)
     to_loop(&nothing);
     write_why(c, &link, CELL_WHY_LINK);
     write_why(c, &step, CELL_WHY_STEP);
-    e_gs_store(&miss, CPU_RCX, FIELD(target));
     e_gs_load(&miss, CPU_RCX, FIELD(spill));
-    e_gs_load(&miss, CPU_RDX, FIELD(spill) + 8);
     write_why(c, &miss, CELL_WHY_INDIRECT);
     size_t child = (size_t)(__stop_cell_text - __start_cell_text);
     if (enter.full || leave.full || nothing.full || link.full || step.full || miss.full ||

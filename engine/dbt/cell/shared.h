@@ -58,7 +58,7 @@ struct cell_command {
 
 struct cell_shared {
     uint64_t spill[4]; // RCX, RDX of an indirect jump; a scratch register
-    uint64_t target;
+    uint64_t target;   // of an indirect jump
     uint32_t why, exit;
     uint32_t kicked;
     uint32_t signal;
