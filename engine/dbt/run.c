@@ -294,7 +294,7 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
     interp_guest_enter(i);
     for (;;) {
         // A program whose place is in a cell: watch for the kernel's return to it.
-        __atomic_store_n(&v->poll, v->cells && v->cells->hot && i->cpl == 0, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&v->poll, cells_watch(v), __ATOMIC_SEQ_CST);
         if (dbt_is_written(v)) {
             dbt_park(v);
             dbt_take_written(v);

@@ -31,13 +31,14 @@
 struct dbt_translation;
 
 enum {
-    CELLS = 4, // per vCPU
+    CELLS = 8, // per vCPU
     CELL_HASH = 1 << 12,
     CELL_MAX_BLOCKS = 1 << 15,
     CELL_MAX_EXITS = 1 << 16,
     CELL_MAX_PLACES = 1 << 18,
     CELL_MAX_PAGES = 1024,
     CELL_MAX_RANGES = 2048,
+    CELL_STREAMS = 4,
 };
 
 // What must be done to the registers at a place to get the guest's: bits.
@@ -83,12 +84,22 @@ struct cell_range { // pages that may be mapped
     const uint8_t *host;
 };
 
+// A program that goes through memory in order: where its next fault will be, and how many pages were mapped ahead of
+// the last one.
+struct cell_stream {
+    uint64_t next;
+    unsigned ahead;
+};
+
 struct cell {
     struct dbt_vcpu *v;
     int pid, in, out;
     uint8_t *memory; // the cell's part, writable: offsets as from CELL_BASE
     struct cell_shared *s;
-    uint64_t context, cr3, used;
+    uint64_t context, cr3;
+    uint64_t used;        // when last, ns
+    unsigned brief;       // short stays in a row
+    uint64_t rest, until; // how long it will be left alone after too many; until when it is
     bool dead;
     bool pages_stale;     // every guest page is to be unmapped
     bool code_stale;      // every block is to be forgotten
@@ -97,8 +108,8 @@ struct cell {
     uint64_t fs_base;
     uint64_t time;                     // processor time it had used after the last stay, ns
     uint64_t fault_rip, fault_address; // of the last page that was mapped
-    uint64_t around_next;              // pages mapped ahead: where the next fault would be, if it goes on like this
-    unsigned around;                   // how many
+    struct cell_stream stream[CELL_STREAMS];
+    unsigned next_stream;
     struct cell_range range[CELL_MAX_RANGES];
     unsigned ranges;
     struct cell_page page[CELL_MAX_PAGES];
@@ -115,14 +126,11 @@ struct cell {
 struct cells {
     struct cell *cell[CELLS];
     _Atomic(struct cell *) running; // guest code runs in it: who wants the vCPU must kick
-    uint64_t clock;
-    bool impossible; // this host lets us make none
-    bool always;     // ENGINE_CELLS_ALWAYS
-    bool hot;        // go there from user code
-    uint64_t context;
-    int streak;     // timer interrupts that found the same user program; negative: leave it alone for so many
-    unsigned brief; // short stays in a row
-    int cold;       // samples that will be ignored next time
+    bool impossible;                // this host lets us make none
+    bool always;                    // ENGINE_CELLS_ALWAYS
+    bool hot;                       // go there from user code
+    int streak;                     // timer interrupts in a row that found user code
+    uint64_t refused;               // context of a program that does not go there before the next timer interrupt
 };
 
 // --- process.c
@@ -159,6 +167,8 @@ int cells_create(struct dbt_vcpu *v, struct error *err);
 void cells_destroy(struct dbt_vcpu *v);
 // Whether the vCPU's user code should run in a cell now.
 bool cells_wanted(const struct dbt_vcpu *v);
+// Whether kernel code should come back here before a user program that should be in a cell.
+bool cells_watch(const struct dbt_vcpu *v);
 // Does so; false if it could not be done. The guest's vector state must be parked.
 bool cells_run(struct dbt_vcpu *v);
 // An interrupt was taken, from user code or not.

@@ -103,27 +103,40 @@ static const struct tlb_near *usable(struct cell *c, uint64_t la, bool write)
                : NULL;
 }
 
+static struct cell_stream *stream_at(struct cell *c, uint64_t page)
+{
+    for (unsigned n = 0; n < CELL_STREAMS; n++)
+        if (c->stream[n].next == page)
+            return &c->stream[n];
+    struct cell_stream *s = &c->stream[c->next_stream++ % CELL_STREAMS];
+    *s = (struct cell_stream){.next = page};
+    return s;
+}
+
 // Programs go through memory in order: a fault just behind what was mapped last has more pages mapped ahead, twice as
 // many each time. Runs that are together in the guest's memory, too, take one system call.
 static void map_ahead(struct cell *c, uint64_t page)
 {
-    enum { AHEAD_MAX = 64 };
-    c->around = page == c->around_next ? (c->around ? 2 * c->around : 4) : 0;
-    if (c->around > AHEAD_MAX)
-        c->around = AHEAD_MAX;
-    c->around_next = page + PAGE_SIZE;
+    enum { AHEAD_MIN = 4, AHEAD_MAX = 64 };
+    struct cell_stream *s = stream_at(c, page);
+    unsigned ahead = s->ahead;
+    s->ahead = ahead ? 2 * ahead : AHEAD_MIN;
+    if (s->ahead > AHEAD_MAX)
+        s->ahead = AHEAD_MAX;
     uint64_t begin = 0;
     const uint8_t *host = NULL;
     bool write = false;
-    for (unsigned n = 0; n <= c->around; n++, c->around_next += PAGE_SIZE) {
-        const struct tlb_near *e =
-            n < c->around && (c->around_next & 0x1fffff) ? usable(c, c->around_next, false) : NULL;
+    s->next = page + PAGE_SIZE;
+    for (unsigned n = 0;; n++, s->next += PAGE_SIZE) {
+        const struct tlb_near *e = n < ahead ? usable(c, s->next, false) : NULL;
+        if (e && e->shift >= 21)
+            e = NULL;
         bool writable = e && e->write == e->la && quiet(e->page);
         if (host && !(e && e->host - host == (ptrdiff_t)(e->la - begin) && writable == write)) {
-            map(c, begin, c->around_next - begin, host, write);
+            map(c, begin, s->next - begin, host, write);
             host = NULL;
         }
-        if (!e || e->shift >= 21)
+        if (!e)
             break;
         if (!host) {
             begin = e->la;

@@ -1,8 +1,8 @@
 // Visits to cells (cell.h): when, and what to do when one ends.
 //
-// When. A timer interrupt that finds the vCPU in user code is a sample. After a few that found the same address space
-// the vCPU is `hot`: from then on it goes to the cell whenever it is about to run user code. A visit that ends soon
-// costs more than it brings; several in a row make the vCPU cold again, and deaf to samples for a while.
+// When. A timer interrupt that finds the vCPU in user code is a sample. A few in a row make it `hot`: from then on it
+// goes to a cell whenever it is about to run user code. A stay that ends soon costs more than it brings: after several
+// of them in a row the program is left alone for a while, longer each time.
 #include "engine/interp/run.h"
 #include "engine/dbt/cache.h"
 #include "engine/dbt/cell/cell.h"
@@ -12,13 +12,15 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum {
-    SAMPLES = 2,       // in a row make hot
-    BRIEF_NS = 150000, // of the cell's processor time: shorter stays do not pay
-    BRIEF_STAYS = 6,   // in a row make cold
-    COLD_SAMPLES = 8,  // ignored then; doubled each time, up to
-    COLD_SAMPLES_MAX = 256,
+    SAMPLES = 2,        // in a row make hot
+    BRIEF_NS = 150000,  // of the cell's processor time: shorter stays do not pay
+    BRIEF_STAYS = 6,    // in a row are too many
+    REST_NS = 30000000, // the first time; doubled up to
+    REST_MAX_NS = 1000000000,
+    KEEP_NS = 60000000,   // a cell that was used so recently is not given to another program
     TRAP_PAGE_FAULT = 14, // as the host's kernel says it
     ERROR_WRITE = 2,
     XSAVE_FIP = 8,
@@ -32,7 +34,6 @@ int cells_create(struct dbt_vcpu *v, struct error *err)
     v->cells = calloc(1, sizeof *v->cells);
     if (!v->cells)
         return error_set(err, ENOMEM, "vCPU %u: out of memory", v->i.base.id);
-    v->cells->cold = COLD_SAMPLES;
     v->cells->always = v->i.vm->tuning.cells == ENGINE_CELLS_ALWAYS;
     return 0;
 }
@@ -77,25 +78,23 @@ void cells_kick(struct dbt_vcpu *v)
 void cells_note_interrupt(struct dbt_vcpu *v, bool user)
 {
     struct cells *cells = v->cells;
-    if (!cells || cells->impossible)
+    if (!cells)
         return;
-    if (cells->hot) {
-        cells->streak = user ? SAMPLES : cells->streak - 1;
-        cells->hot = cells->streak > 0;
-        return;
-    }
-    if (cells->streak < 0) {
+    if (!user)
+        cells->streak--;
+    else if (cells->streak < SAMPLES)
         cells->streak++;
-        return;
-    }
-    if (!user) {
-        cells->streak = 0;
-        return;
-    }
-    if (cells->context != v->i.tlb->context)
-        cells->streak = 0;
-    cells->context = v->i.tlb->context;
-    cells->hot = ++cells->streak >= SAMPLES;
+    if (cells->streak <= 0)
+        cells->streak = cells->hot = 0;
+    else if (cells->streak == SAMPLES)
+        cells->hot = !cells->impossible;
+    cells->refused = 0;
+}
+
+// Whether kernel code is to be watched for its return to a program whose place is in a cell.
+bool cells_watch(const struct dbt_vcpu *v)
+{
+    return v->cells && v->cells->hot && v->i.cpl == 0 && v->cells->refused != v->i.tlb->context;
 }
 
 bool cells_wanted(const struct dbt_vcpu *v)
@@ -105,24 +104,31 @@ bool cells_wanted(const struct dbt_vcpu *v)
     const struct cpu_state *s = &v->i.s;
     return cells && v->i.cpl == 3 && !(s->rflags & closed) && !(s->cr4 & CR4_LA57) && s->gpr[CPU_RSP] >> 47 == 0 &&
            s->rip >> 47 == 0 && !cells->impossible &&
-           (cells->always || (cells->hot && cells->context == v->i.tlb->context));
+           (cells->always || (cells->hot && cells->refused != v->i.tlb->context));
+}
+
+static uint64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 // After a stay. Processor time counts, not the clock: the host may have had other things to do.
-static void judge(struct cells *cells, uint64_t ns)
+static void judge(struct cell *c)
 {
-    if (ns >= BRIEF_NS) {
-        cells->brief = 0;
-        cells->cold = COLD_SAMPLES;
-        return;
+    uint64_t before = c->time;
+    c->time = cell_time(c);
+    c->used = now();
+    if (c->time - before >= BRIEF_NS) {
+        c->brief = 0;
+        c->rest = REST_NS;
+    } else if (++c->brief == BRIEF_STAYS) {
+        c->brief = 0;
+        c->until = c->used + c->rest;
+        if (c->rest < REST_MAX_NS)
+            c->rest *= 2;
     }
-    if (++cells->brief < BRIEF_STAYS)
-        return;
-    cells->brief = 0;
-    cells->hot = false;
-    cells->streak = -cells->cold;
-    if (cells->cold < COLD_SAMPLES_MAX)
-        cells->cold *= 2;
 }
 
 // --- which
@@ -135,36 +141,43 @@ static bool slot_free(const struct dbt_vcpu *v)
     return entry && !(*(const volatile uint64_t *)entry & 1);
 }
 
+static struct cell *new_cell(struct dbt_vcpu *v, struct cell **slot)
+{
+    struct error err;
+    if (!cell_create(v, slot, &err))
+        return *slot;
+    v->cells->impossible = true;
+    v->cells->hot = false;
+    log_info(v->i.base.vm->config.log, "%s", err.text);
+    return NULL;
+}
+
+// The cell of the current address space, or one that becomes it. NULL: none is to be had now.
 static struct cell *select_cell(struct dbt_vcpu *v)
 {
     struct cells *cells = v->cells;
-    uint64_t context = v->i.tlb->context, cr3 = v->i.s.cr3 & 0x000ffffffffff000;
-    struct cell *best = NULL;
+    uint64_t context = v->i.tlb->context, cr3 = v->i.s.cr3 & 0x000ffffffffff000, time = now();
+    struct cell *best = NULL, **empty = NULL;
     for (unsigned n = 0; n < CELLS; n++) {
         struct cell *c = cells->cell[n];
-        if (c && c->context == context) {
-            c->used = ++cells->clock;
-            return c;
-        }
-        if (!c) {
-            struct error err;
-            if (!best && cell_create(v, &cells->cell[n], &err)) {
-                cells->impossible = true;
-                cells->hot = false;
-                log_info(v->i.base.vm->config.log, "%s", err.text);
-                return NULL;
-            }
-            if (!best)
-                best = cells->cell[n];
-            break;
-        }
-        // The same program, perhaps: its code may still be good.
-        if (!best || c->cr3 == cr3 || (best->cr3 != cr3 && c->used < best->used))
-            best = c;
+        if (!c)
+            empty = &cells->cell[n];
+        else if (c->context == context)
+            return time >= c->until || cells->always ? c : NULL;
+        else if (!best || c->cr3 == cr3 || (best->cr3 != cr3 && c->used < best->used))
+            best = c; // with the same cr3: the same program, perhaps, and its code may still be good
     }
+    if (empty && !(best && best->cr3 == cr3))
+        best = new_cell(v, empty);
+    else if (best && best->cr3 != cr3 && time - best->used < KEEP_NS && !cells->always)
+        best = NULL;
+    if (!best)
+        return NULL;
     best->context = context;
     best->cr3 = cr3;
-    best->used = ++cells->clock;
+    best->brief = 0;
+    best->rest = REST_NS;
+    best->until = 0;
     best->pages_stale = best->code_unverified = true;
     return best;
 }
@@ -339,11 +352,11 @@ static bool visit(struct cell *c, enum outcome *how)
 bool cells_run(struct dbt_vcpu *v)
 {
     struct cells *cells = v->cells;
-    if (!slot_free(v))
+    struct cell *c = slot_free(v) ? select_cell(v) : NULL;
+    if (!c) {
+        cells->refused = v->i.tlb->context;
         return false;
-    struct cell *c = select_cell(v);
-    if (!c)
-        return false;
+    }
     enum outcome how = STEP;
     bool entered = false;
     do {
@@ -353,9 +366,7 @@ bool cells_run(struct dbt_vcpu *v)
         }
         entered = true;
     } while (how == AGAIN || how == AGAIN_HERE);
-    uint64_t used = c->dead ? 0 : cell_time(c);
-    judge(cells, used - c->time);
-    c->time = used;
+    judge(c);
     if (c->dead) {
         for (unsigned n = 0; n < CELLS; n++)
             if (cells->cell[n] == c)
