@@ -192,7 +192,7 @@ static void keep(struct dbt_cache *c, struct dbt_block *b)
     }
     unsigned last = 0;
     for (unsigned k = 0; k < t->count && k <= b->insns; k++) {
-        b->map[k] = (struct dbt_map){t->host_offset[k], (uint16_t)(t->insn[k].rip - b->rip), t->slot_after[k]};
+        b->map[k] = (struct dbt_map){t->host_offset[k], (uint16_t)(t->insn[k].rip - b->rip), t->slot_in_fault[k]};
         last = k;
     }
     b->length = (uint16_t)(t->insn[last].rip + t->insn[last].len - b->rip);

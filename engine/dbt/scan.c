@@ -1,8 +1,8 @@
 // Decoding a block: what each instruction reads, writes and touches, and what is to be done with it.
 //
-// The rule is a whitelist: an instruction is copied only if every operand that Zydis lists, hidden ones too, is of a
-// kind known to be harmless (general-purpose and vector registers, flags, immediates, one explicit memory operand). All
-// others go to the interpreter.
+// The rule is a whitelist: an instruction is copied only if it is on the list of innocuous.c and every operand that
+// Zydis names, hidden ones too, is of a kind known to be harmless (general-purpose and vector registers, flags,
+// immediates, one explicit memory operand). All others go to the interpreter.
 #include "engine/dbt/translate.h"
 #include "engine/interp/decode.h"
 
@@ -48,12 +48,17 @@ static void scan_memory(struct dbt_insn *i, const ZydisDecodedOperand *o)
     m->base = m->index = NO_REG;
     m->scale = 1;
     m->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+    // A SIB byte with base 5 and ModRM.mod 0 means a displacement and no base. With 32-bit addresses Zydis 4.0 forgets
+    // that if REX.B is set.
+    bool no_base = (i->z.attributes & ZYDIS_ATTRIB_HAS_SIB) && !i->z.raw.modrm.mod && i->z.raw.sib.base == 5;
+    if (no_base)
+        m->disp = i->z.raw.disp.value;
     if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP) {
         m->rip_relative = true;
         m->disp += (int64_t)(i->rip + i->len);
         if (m->addr32)
             m->disp = (uint32_t)m->disp;
-    } else if (o->mem.base != ZYDIS_REGISTER_NONE) {
+    } else if (o->mem.base != ZYDIS_REGISTER_NONE && !no_base) {
         m->base = (uint8_t)gpr_number(o->mem.base);
     }
     if (o->mem.index != ZYDIS_REGISTER_NONE && gpr_number(o->mem.index) >= 0) {
@@ -176,98 +181,6 @@ static void scan_flags(struct dbt_insn *i)
     }
 }
 
-// Instructions that look harmless by their operands and are not, because their result is the host's business.
-static bool never_copied(const ZydisDecodedInstruction *z)
-{
-    switch (z->meta.category) {
-    case ZYDIS_CATEGORY_SYSTEM:
-    case ZYDIS_CATEGORY_SYSCALL:
-    case ZYDIS_CATEGORY_SYSRET:
-    case ZYDIS_CATEGORY_INTERRUPT:
-    case ZYDIS_CATEGORY_IO:
-    case ZYDIS_CATEGORY_IOSTRINGOP:
-    case ZYDIS_CATEGORY_STRINGOP:
-    case ZYDIS_CATEGORY_XSAVE:
-    case ZYDIS_CATEGORY_XSAVEOPT:
-    case ZYDIS_CATEGORY_SEGOP:
-    case ZYDIS_CATEGORY_VTX:
-    case ZYDIS_CATEGORY_RDWRFSGS:
-    case ZYDIS_CATEGORY_CET:
-    case ZYDIS_CATEGORY_CLFLUSHOPT:
-    case ZYDIS_CATEGORY_CLWB:
-        return true;
-    default:
-        break;
-    }
-    switch (z->mnemonic) {
-    case ZYDIS_MNEMONIC_CPUID:
-    case ZYDIS_MNEMONIC_RDPID:
-    case ZYDIS_MNEMONIC_RDTSC:
-    case ZYDIS_MNEMONIC_RDTSCP:
-    case ZYDIS_MNEMONIC_XGETBV:
-    case ZYDIS_MNEMONIC_CLFLUSH:
-    case ZYDIS_MNEMONIC_CLDEMOTE:
-    case ZYDIS_MNEMONIC_CLZERO:
-    case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64:
-    case ZYDIS_MNEMONIC_FXRSTOR:
-    case ZYDIS_MNEMONIC_FXRSTOR64:
-    case ZYDIS_MNEMONIC_SGDT:
-    case ZYDIS_MNEMONIC_SIDT:
-    case ZYDIS_MNEMONIC_SLDT:
-    case ZYDIS_MNEMONIC_STR:
-    case ZYDIS_MNEMONIC_SMSW:
-    case ZYDIS_MNEMONIC_LAR:
-    case ZYDIS_MNEMONIC_LSL:
-    case ZYDIS_MNEMONIC_VERR:
-    case ZYDIS_MNEMONIC_VERW:
-    case ZYDIS_MNEMONIC_PUSHF:
-    case ZYDIS_MNEMONIC_PUSHFQ:
-    case ZYDIS_MNEMONIC_POPF:
-    case ZYDIS_MNEMONIC_POPFQ:
-    case ZYDIS_MNEMONIC_CLI:
-    case ZYDIS_MNEMONIC_STI:
-    case ZYDIS_MNEMONIC_CLD:
-    case ZYDIS_MNEMONIC_STD:
-    case ZYDIS_MNEMONIC_CLAC:
-    case ZYDIS_MNEMONIC_STAC:
-    case ZYDIS_MNEMONIC_ENTER:
-    case ZYDIS_MNEMONIC_XLAT:
-    case ZYDIS_MNEMONIC_UD0:
-    case ZYDIS_MNEMONIC_UD1:
-    case ZYDIS_MNEMONIC_UD2:
-    case ZYDIS_MNEMONIC_MASKMOVQ:
-    case ZYDIS_MNEMONIC_MASKMOVDQU:
-    case ZYDIS_MNEMONIC_VMASKMOVDQU:
-    case ZYDIS_MNEMONIC_LOOP:
-    case ZYDIS_MNEMONIC_LOOPE:
-    case ZYDIS_MNEMONIC_LOOPNE:
-    case ZYDIS_MNEMONIC_XBEGIN:
-    case ZYDIS_MNEMONIC_XEND:
-    case ZYDIS_MNEMONIC_XABORT:
-    case ZYDIS_MNEMONIC_XTEST:
-    case ZYDIS_MNEMONIC_FWAIT:
-    // The interpreter knows the last instruction's addresses as the guest sees them (dbt_park).
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FLDENV:
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FRSTOR:
-    // Engines should give the same numbers.
-    case ZYDIS_MNEMONIC_RDRAND:
-    case ZYDIS_MNEMONIC_RDSEED:
-        return true;
-    // A bit string: the operand may be anywhere around the address.
-    case ZYDIS_MNEMONIC_BT:
-    case ZYDIS_MNEMONIC_BTS:
-    case ZYDIS_MNEMONIC_BTR:
-    case ZYDIS_MNEMONIC_BTC:
-        return z->operand_count_visible == 2 && z->raw.modrm.mod != 3 && z->raw.imm[0].size == 0;
-    default:
-        return z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX || z->encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX ||
-               z->encoding == ZYDIS_INSTRUCTION_ENCODING_XOP;
-    }
-}
-
 static bool is_skipped(const ZydisDecodedInstruction *z)
 {
     switch (z->mnemonic) {
@@ -280,6 +193,7 @@ static bool is_skipped(const ZydisDecodedInstruction *z)
     case ZYDIS_MNEMONIC_PREFETCHT1:
     case ZYDIS_MNEMONIC_PREFETCHT2:
     case ZYDIS_MNEMONIC_PREFETCHW:
+    case ZYDIS_MNEMONIC_PREFETCHWT1:
         return true;
     default:
         return false;
@@ -407,7 +321,7 @@ static void classify(struct dbt_translation *t, struct dbt_insn *i)
     default:
         break;
     }
-    if (never_copied(z) || !copyable || (i->fpu && !(t->key & DBT_KEY_FPU)))
+    if (!dbt_innocuous(z) || !copyable || (i->fpu && !(t->key & DBT_KEY_FPU)))
         return;
     i->rsp_change = constant_rsp_change(i);
     if (i->rsp_change) {

@@ -127,10 +127,12 @@ static bool wants_flags(const struct dbt_insn *i)
 // Has the flags in the host's flags if the instruction wants them there.
 static void flags_before(struct dbt_translation *t, const struct dbt_insn *i, unsigned temp)
 {
-    if (wants_flags(i))
+    if (wants_flags(i)) {
         dbt_flags_restore(t, temp);
-    else if (i->flags_written)
-        t->flags_in_slot = false; // all that is still needed is made anew
+    } else if (i->flags_written) { // all that is still needed is made anew, unless the instruction faults
+        t->slot_if_fault = t->flags_in_slot;
+        t->flags_in_slot = false;
+    }
 }
 
 static unsigned other_scratch(const struct dbt_translation *t, const struct dbt_place *p)
@@ -515,6 +517,7 @@ static unsigned write_body(struct dbt_translation *t)
         struct emit at = t->e;
         unsigned colds = t->colds, exits = t->exits;
         t->host_offset[k] = (uint32_t)(t->e.p - t->start);
+        t->slot_if_fault = false;
         if (!write_insn(t, k)) {
             t->e = at;
             t->colds = colds;
@@ -525,7 +528,8 @@ static unsigned write_body(struct dbt_translation *t)
             t->block->steps = true;
             return k;
         }
-        t->slot_before = t->slot_after[k] = t->flags_in_slot;
+        t->slot_before = t->flags_in_slot;
+        t->slot_in_fault[k] = t->flags_in_slot || t->slot_if_fault;
         dbt_groups_drop(t, t->insn[k].written);
     }
     if (t->ends_open) {

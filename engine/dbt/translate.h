@@ -113,6 +113,7 @@ struct dbt_translation {
     unsigned next_pool;
     // While going through it.
     bool flags_in_slot, slot_before; // now; before the instruction that is being written
+    bool slot_if_fault;              // flags_in_slot has become false by what the instruction will have done
     unsigned stack_covered;          // the window check made last covers instructions before this index
     uint8_t *prologue_end;
     struct dbt_cold cold[MAX_COLD];
@@ -122,7 +123,7 @@ struct dbt_translation {
     struct dbt_site site[MAX_SITES];
     unsigned sites;
     uint32_t host_offset[DBT_MAX_INSNS];
-    bool slot_after[DBT_MAX_INSNS]; // flags were in flag_slot when the instruction was executed
+    bool slot_in_fault[DBT_MAX_INSNS]; // flags were in flag_slot when the instruction was executed
     uint8_t *start;
     // Where the finished block's records will be: cold paths name them.
     struct dbt_block *block;
@@ -133,6 +134,9 @@ struct dbt_translation {
 // Decodes from `rip`, whose bytes are at code, up to the page's end, the block's natural end, or `most` instructions. 0
 // instructions: the first one cannot be translated.
 void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsigned available, unsigned most);
+
+// Whether the instruction may be executed on the host as it is, if its operands allow (innocuous.c).
+bool dbt_innocuous(const ZydisDecodedInstruction *z);
 
 // Writes the instruction with its memory operand replaced by `p` (NULL: as it is) and, where RSP is a register operand,
 // that register replaced by `rsp_as` (NO_REG: as it is).

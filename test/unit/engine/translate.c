@@ -209,6 +209,7 @@ static void no_sse(struct bed *b)
     X(divide_fault, plain, STATUS, "inc %rsi; mov %rsi, %r14; xor %edx, %edx; mov %edx, %ecx; push %rax; div %rcx; inc %rsi") \
     X(misaligned, plain, STATUS, "inc %rsi; stc; mov (%rbx), %rax; movaps 8(%rbx), %xmm0; inc %rsi")                   \
     X(misaligned_stack, plain, STATUS, "push %rax; inc %r15; movaps %xmm0, (%rsp); inc %rsi")                          \
+    X(misaligned_flags, plain, STATUS, "stc; inc %rax; sub %rcx, %rdx; mov (%rbx), %rax; ptest 8(%rbx), %xmm0; inc %rsi")  \
     X(float_fault, plain, STATUS, "movl $0x1f00, (%rbx); ldmxcsr (%rbx); xorps %xmm0, %xmm0; inc %r14; push %r14; divss %xmm0, %xmm0; inc %rsi") \
     X(x87_fault, plain, 0, "fninit; movw $0x300, (%rbx); fldcw (%rbx); fldz; fldz; fdivp; inc %rcx; fld1; inc %rcx")    \
     X(push_fault, stack_before_absent, STATUS, "sub $8, %rsp; inc %rcx; sub $0x10, %rsp; push %rax; push %rcx; push %rdx; push %rax") \
@@ -223,6 +224,7 @@ static void no_sse(struct bed *b)
     X(self_modifying, plain, 0, "mov $50, %ecx; lea 1f(%rip), %rdx; 2: incb 1(%rdx); 1: mov $5, %al; add %al, %sil; dec %ecx; jnz 2b") \
     X(modify_ahead, plain, 0, "lea 1f(%rip), %rdx; mov $20, %ecx; 2: movw $0xc0ff, (%rdx); 1: nop; nop; movw $0x9090, (%rdx); dec %ecx; jnz 2b") \
     X(repeated_prefixes, plain, 0, ".byte 0x48, 0x65, 0x8b, 0x04, 0x25, 8, 0, 0, 0; .byte 0x66, 0x48, 0x89, 0x43, 0x10; .byte 0x48, 0x3e, 0x89, 0x43, 0x18") \
+    X(no_base, plain, 0, "mov $16, %r9d; .byte 0x67, 0x41, 0x89, 0x04, 0x25; .long 0x8040; .byte 0x67, 0x43, 0x89, 0x04, 0x0d; .long 0x8000") \
     X(prefixed_jumps, plain, 0, ".byte 0x2e, 0x74, 0; .byte 0x3e, 0xeb, 0; .byte 0xf3, 0xeb, 0; .byte 0xf2, 0xeb, 1; nop; .byte 0x48, 0xe8, 0, 0, 0, 0; pop %rax")  \
     X(system, plain, 0, "pushf; cli; popf; mov %cr0, %rax; mov %cs, %ecx; rdtsc; xgetbv; cld; sidt (%rbx); sti; inc %rdi; fnsave 0x40(%rbx); fxsave 0x200(%rbx)")
 
@@ -291,8 +293,9 @@ static void compare(const struct sample *s, struct bed *a, struct bed *b, enum h
     static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
     bool same = a->how == b->how && bed_vector(a) == bed_vector(b) && a->events == b->events;
-    forget_flags(a, s->dead);
-    forget_flags(b, s->dead);
+    uint64_t dead = how == FREE ? s->dead : 0; // where instructions are counted, all is right after each of them
+    forget_flags(a, dead);
+    forget_flags(b, dead);
     normalize(a);
     normalize(b);
     for (unsigned r = 0; r < CPU_GPR_COUNT; r++) {
