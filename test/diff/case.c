@@ -2,6 +2,9 @@
 #include "case.h"
 #include <cpuid.h>
 #include <string.h>
+#include <sys/auxv.h>
+
+enum { HWCAP2_FSGSBASE = 1 << 1 };
 
 void case_fill_readonly(uint8_t *page)
 {
@@ -28,6 +31,19 @@ void case_take_xsave(uint8_t out[CASE_XSAVE], const uint8_t *area)
     memset(out + 416, 0, 160);
     if (!(bv & 4))
         memset(out + 576, 0, 256);
+}
+
+bool case_host_runs_32bit(void)
+{
+    bool present;
+    uint32_t limit;
+    __asm__("lsl %2, %1" : "=@ccz"(present), "=r"(limit) : "r"(CASE_CS32));
+    return present;
+}
+
+bool case_host_has_fsgsbase(void)
+{
+    return getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 }
 
 void case_decoder(ZydisDecoder *d, bool long64)

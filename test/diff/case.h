@@ -52,6 +52,12 @@ void case_fill_readonly(uint8_t *page);
 // initial values, and what is no state (header, MXCSR_MASK, reserved bytes) is cleared.
 void case_take_xsave(uint8_t out[CASE_XSAVE], const uint8_t *area);
 
+// Whether user programs may run 32-bit code here: without IA32 emulation the host's kernel has no segment for it.
+bool case_host_runs_32bit(void);
+
+// Whether the host's kernel knows of RDFSBASE and the like: without, it does not keep what they write.
+bool case_host_has_fsgsbase(void);
+
 // A decoder for the mode, set to what this CPU is: its vendor's branches, and NOP where it lacks what the encoding
 // means elsewhere.
 void case_decoder(ZydisDecoder *decoder, bool long64);
@@ -59,6 +65,10 @@ void case_decoder(ZydisDecoder *decoder, bool long64);
 // Something that executes cases.
 struct runner {
     const char *name;
+    // It translates: the opcode and addresses of the last x87 instruction are lost whenever the host saves the state in
+    // between (AMD processors save them only while an exception is pending), and a CALL that faults because its target
+    // is not canonical has written below the stack pointer.
+    bool translates;
     void (*run)(struct runner *r, const struct diff_case *c, struct diff_result *result);
     void (*destroy)(struct runner *r);
 };

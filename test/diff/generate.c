@@ -387,7 +387,8 @@ static bool adjust(struct generator *g)
     switch (g->f->mnemonic) {
     case ZYDIS_MNEMONIC_INT: {
         uint8_t n = g->e.bytes[g->e.imm_at];
-        return n != 0x80 && n != 3 && n != 4;
+        // Linux has a use for the first three; reserved vectors mean something to hosts that run in virtual machines.
+        return n != 0x80 && n != 3 && n != 4 && (n < 0x15 || n > 0x1f);
     }
     case ZYDIS_MNEMONIC_DIV:
     case ZYDIS_MNEMONIC_IDIV:

@@ -165,6 +165,8 @@ static void build(uint8_t *ram)
         [4] = 0x00cffb000000ffff, [5] = 0x00cff3000000ffff, [6] = 0x00affb000000ffff,
     };
     memcpy(ram + GDT, descriptor, sizeof descriptor);
+    if (!case_host_runs_32bit())
+        put64(ram, GDT + (CASE_CS32 & ~7), 0);
     uint64_t tss = SYSTEM + TSS;
     put64(ram, GDT + TSS_SELECTOR, 0x00008b0000000067 | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56);
     put64(ram, GDT + TSS_SELECTOR + 8, tss >> 32);
@@ -288,6 +290,7 @@ struct runner *guest_runner(const struct engine_ops *ops, const struct cpu_model
     }
     memset(g, 0, sizeof *g);
     g->runner = (struct runner){.name = ops->name, .run = guest_run, .destroy = guest_destroy};
+    g->runner.translates = ops == &engine_dbt;
     g->ops = ops;
     g->ram = ram;
     build(g->ram);

@@ -1,4 +1,5 @@
 // Which instruction forms the differential test leaves out, and why.
+#include "case.h"
 #include "cpu/model.h"
 #include "forms.h"
 
@@ -98,6 +99,11 @@ static const char *by_mnemonic(const struct form *f)
     case ZYDIS_MNEMONIC_RDFSBASE:
     case ZYDIS_MNEMONIC_WRFSBASE:
         return "FS belongs to the C library";
+    case ZYDIS_MNEMONIC_RDGSBASE:
+    case ZYDIS_MNEMONIC_WRGSBASE:
+        return case_host_has_fsgsbase() ? NULL : "the host's kernel does not keep what it writes";
+    case ZYDIS_MNEMONIC_SYSEXIT:
+        return "in long mode #UD or #GP, as the host's hypervisor likes";
     case ZYDIS_MNEMONIC_LDS:
     case ZYDIS_MNEMONIC_LES:
     case ZYDIS_MNEMONIC_LFS:
@@ -127,6 +133,8 @@ static const char *by_mnemonic(const struct form *f)
 
 const char *form_excluded(const struct form *f, const struct cpu_model *model)
 {
+    if (!f->long64 && !case_host_runs_32bit())
+        return "the host's kernel runs no 32-bit programs";
     if (!available(f, model))
         return "the CPU model does not have it";
     return by_mnemonic(f);
