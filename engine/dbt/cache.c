@@ -1,6 +1,7 @@
 // See cache.h.
 #include "engine/dbt/cache.h"
 #include "engine/dbt/cell/cell.h"
+#include "engine/dbt/quick.h"
 #include "engine/dbt/runtime.h"
 #include "engine/dbt/translate.h"
 #include "engine/interp/decode.h"
@@ -267,6 +268,12 @@ static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, u
     if (!note_order(c, b))
         return NULL;
     c->arena_at = sites_at + t->sites * sizeof *t->site_base; // sites that were reserved and not used go back
+    struct interp_insn *quick =
+        t->stepped && dbt_quick_can(t->stepped->z.mnemonic) ? arena_take(c, sizeof *quick) : NULL;
+    if (quick) {
+        interp_decode(&v->i, t->stepped->bytes, t->stepped->len, quick);
+        b->exit[t->step_exit].quick = quick;
+    }
     c->at = (uint8_t *)(((uintptr_t)t->e.p + 15) & ~(uintptr_t)15);
     unsigned h = dbt_hash(rip, phys, key);
     b->next_hash = c->hash[h];

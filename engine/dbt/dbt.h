@@ -85,10 +85,12 @@ struct dbt_exit {
     uint8_t *stub;            // what it points to while not linked
     struct dbt_block *to;     // linked target, or NULL
     struct dbt_exit *next_in; // in to->links_in
-    uint8_t key;              // bits of the target's key that are inherited (DBT_KEY_SPLIT)
-    uint8_t done;             // instructions of the block that are done when it is taken
-    bool far;                 // target in another page: enters at entry_far, flags in flag_slot
-    bool back;                // enters where interrupts are polled
+    const struct interp_insn
+        *quick;   // the instruction at target, if it is to be interpreted and dbt_quick() can; or NULL
+    uint8_t key;  // bits of the target's key that are inherited (DBT_KEY_SPLIT)
+    uint8_t done; // instructions of the block that are done when it is taken
+    bool far;     // target in another page: enters at entry_far, flags in flag_slot
+    bool back;    // enters where interrupts are polled
 };
 
 // Where an instruction that may leave the block in the middle is: what precise state needs.
@@ -137,7 +139,7 @@ struct dbt_block {
 
 struct dbt_counters {
     uint64_t blocks, guest_bytes, host_bytes, translate_ns;
-    uint64_t dispatches, links, indirect_misses, far_misses, steps;
+    uint64_t dispatches, links, indirect_misses, far_misses, steps, quick;
     uint64_t tlb_fills, tlb_walks, tlb_flushes, tlb_page_flushes, stack_fills, stack_splits;
     uint64_t invalidated, cache_flushes, polls, fpu_parks, host_faults;
     uint64_t cell_visits, cell_links, cell_steps, cell_misses, cell_kicks, cell_pages, cell_faults;

@@ -52,6 +52,11 @@ static void prod(struct interp_vcpu *i)
     cells_kick((struct dbt_vcpu *)i);
 }
 
+static void park(struct interp_vcpu *i)
+{
+    dbt_park((struct dbt_vcpu *)i);
+}
+
 static const struct interp_mirror mirror = {
     .tlb_flush = dbt_tlb_flush,
     .tlb_flush_page = dbt_tlb_flush_page,
@@ -59,6 +64,7 @@ static const struct interp_mirror mirror = {
     .code_written = dbt_code_written,
     .map_changed = map_changed,
     .prod = prod,
+    .park = park,
 };
 
 static int vm_create(const struct engine_vm_config *config, struct engine_vm **out, struct error *err)
@@ -189,15 +195,20 @@ static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
         size_t offset;
     } table[] = {
 #define COUNTER(name) {"dbt_" #name, offsetof(struct dbt_counters, name)}
-        COUNTER(blocks),           COUNTER(guest_bytes),   COUNTER(host_bytes),
-        COUNTER(translate_ns),     COUNTER(dispatches),    COUNTER(links),
-        COUNTER(indirect_misses),  COUNTER(steps),         COUNTER(polls),
-        COUNTER(tlb_fills),        COUNTER(tlb_walks),     COUNTER(tlb_flushes),
-        COUNTER(tlb_page_flushes), COUNTER(stack_fills),   COUNTER(stack_splits),
-        COUNTER(invalidated),      COUNTER(cache_flushes), COUNTER(fpu_parks),
-        COUNTER(host_faults),      COUNTER(cell_visits),   COUNTER(cell_links),
-        COUNTER(cell_steps),       COUNTER(cell_misses),   COUNTER(cell_kicks),
-        COUNTER(cell_pages),       COUNTER(cell_faults),
+        COUNTER(blocks),          COUNTER(guest_bytes),
+        COUNTER(host_bytes),      COUNTER(translate_ns),
+        COUNTER(dispatches),      COUNTER(links),
+        COUNTER(indirect_misses), COUNTER(steps),
+        COUNTER(quick),           COUNTER(polls),
+        COUNTER(tlb_fills),       COUNTER(tlb_walks),
+        COUNTER(tlb_flushes),     COUNTER(tlb_page_flushes),
+        COUNTER(stack_fills),     COUNTER(stack_splits),
+        COUNTER(invalidated),     COUNTER(cache_flushes),
+        COUNTER(fpu_parks),       COUNTER(host_faults),
+        COUNTER(cell_visits),     COUNTER(cell_links),
+        COUNTER(cell_steps),      COUNTER(cell_misses),
+        COUNTER(cell_kicks),      COUNTER(cell_pages),
+        COUNTER(cell_faults),
 #undef COUNTER
     };
     engine_interp.vcpu_stats(e, emit, ctx);

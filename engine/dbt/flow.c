@@ -148,6 +148,8 @@ void dbt_exit_step(struct dbt_translation *t, unsigned index)
     unsigned x = new_exit(t, index, t->insn[index].rip);
     t->exit[x].far = false;
     t->exit[x].done = (uint8_t)index;
+    t->stepped = &t->insn[index];
+    t->step_exit = x;
     dbt_flags_restore(t, t->s0);
     store_high(t);
     load_borrowed(t);

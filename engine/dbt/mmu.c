@@ -102,7 +102,6 @@ bool dbt_tlb_fill(struct dbt_vcpu *v, uint64_t la, bool write, uint8_t **host)
     struct tlb_near *e = &i->near[tlb_near_index(la)];
     if (e->la != page || (write ? e->write : e->read) != page) {
         struct tlb_hit hit;
-        dbt_park(v);
         v->count.tlb_walks++;
         i->fault.raised = false;
         if (!tlb_translate(i, la, write ? CPU_WRITE : CPU_READ, TLB_AS_CPL, &hit)) {

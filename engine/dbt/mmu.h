@@ -10,7 +10,7 @@ void dbt_tlb_create(struct dbt_vcpu *v);
 
 // Makes the page at la accessible to translated code, walking if need be. True if [la, la+span), which is in one page,
 // can be accessed directly now (for writing if `write`). `host` gets the page's host address. False: it faults, is no
-// memory, or holds code that is being written. The guest's FPU state is parked if a walk is needed.
+// memory, or holds code that is being written.
 bool dbt_tlb_fill(struct dbt_vcpu *v, uint64_t la, bool write, uint8_t **host);
 
 void dbt_tlb_flush(struct interp_vcpu *i, bool global_too);

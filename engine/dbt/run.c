@@ -7,6 +7,7 @@
 #include "engine/dbt/cell/cell.h"
 #include "engine/dbt/fault.h"
 #include "engine/dbt/mmu.h"
+#include "engine/dbt/quick.h"
 #include "engine/dbt/runtime.h"
 #include "engine/dbt/written.h"
 #include "engine/interp/run.h"
@@ -197,7 +198,10 @@ static void left(struct dbt_vcpu *v, struct arrival *a, bool counted)
         take_registers(v, BETWEEN);
         s->rip = x->target;
         done = x->done;
-        step(v);
+        if (x->quick && !interp_stepping(&v->i))
+            dbt_quick(v, x->quick);
+        else
+            step(v);
         break;
     case DBT_WHY_POLL:
         take_registers(v, BETWEEN);

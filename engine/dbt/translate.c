@@ -542,6 +542,7 @@ static unsigned write_body(struct dbt_translation *t)
 struct dbt_block *dbt_translate(struct dbt_translation *t, struct dbt_block *b)
 {
     t->colds = t->exits = t->sites = 0;
+    t->stepped = NULL;
     t->next_pool = 0;
     t->stack_covered = 0;
     t->flags_in_slot = t->slot_before = false;

@@ -120,6 +120,8 @@ struct dbt_translation {
     unsigned colds;
     struct dbt_exit exit[MAX_EXITS];
     unsigned exits;
+    const struct dbt_insn *stepped; // by the interpreter, at the end of the block: exit[step_exit]; or NULL
+    unsigned step_exit;
     struct dbt_site site[MAX_SITES];
     unsigned sites;
     uint32_t host_offset[DBT_MAX_INSNS];

@@ -50,8 +50,10 @@ void ram_touched(struct interp_vm *vm, struct interp_vcpu *v, page_word *page, u
         if (stepped % PAGE_PATIENCE < PAGE_STEP)
             stepped &= ~PAGE_CODE;
     } while (!atomic_compare_exchange_weak(page, &word, stepped));
-    if (v)
+    if (v) {
+        interp_vectors_used(v);
         cache_written(v, gpa, size);
+    }
     if (vm->mirror)
         vm->mirror->code_written(vm, v, gpa, size, !(stepped & PAGE_CODE));
 }
@@ -59,6 +61,7 @@ void ram_touched(struct interp_vm *vm, struct interp_vcpu *v, page_word *page, u
 uint64_t ram_mark_code(struct interp_vcpu *v, page_word *page)
 {
     if (!(*page & PAGE_CODE)) {
+        interp_vectors_used(v);
         atomic_fetch_or(page, PAGE_CODE);
         if (v->vm->vcpus > 1) // a lone vCPU's writes are in order with this, and devices fence for themselves
             world_barrier();

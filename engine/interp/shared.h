@@ -16,6 +16,7 @@ struct interp_mirror {
     // The memory map has changed: code at a guest-physical address may be other code.
     void (*map_changed)(struct interp_vcpu *v);
     void (*prod)(struct interp_vcpu *v); // pending has something new; any thread
+    void (*park)(struct interp_vcpu *v); // the host's vector registers will be used
 };
 
 struct interp_vm {
@@ -27,3 +28,11 @@ struct interp_vm {
     _Atomic unsigned vcpus;            // changes under world.stop_lock
     struct interp_vcpu *vcpu[CPU_MAX]; // dense; guarded by world.stop_lock
 };
+
+// Before code that is not compiled for general registers only (general.h) runs on behalf of an instruction: the guest's
+// vector state may still be in the host's registers.
+static inline void interp_vectors_used(struct interp_vcpu *v)
+{
+    if (v->vm->mirror)
+        v->vm->mirror->park(v);
+}

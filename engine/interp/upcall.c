@@ -9,6 +9,7 @@
 uint64_t interp_up_port_read(struct interp_vcpu *v, uint16_t port, unsigned size)
 {
     v->count.port_reads++;
+    interp_vectors_used(v);
     world_leave(v);
     uint64_t val = UP(v)->port_read(v->base.owner, port, size);
     world_enter(v);
@@ -18,6 +19,7 @@ uint64_t interp_up_port_read(struct interp_vcpu *v, uint16_t port, unsigned size
 void interp_up_port_write(struct interp_vcpu *v, uint16_t port, unsigned size, uint64_t val)
 {
     v->count.port_writes++;
+    interp_vectors_used(v);
     world_leave(v);
     UP(v)->port_write(v->base.owner, port, size, val);
     world_enter(v);
@@ -26,6 +28,7 @@ void interp_up_port_write(struct interp_vcpu *v, uint16_t port, unsigned size, u
 uint64_t interp_up_mmio_read(struct interp_vcpu *v, uint64_t gpa, unsigned size)
 {
     v->count.mmio_reads++;
+    interp_vectors_used(v);
     world_leave(v);
     uint64_t val = UP(v)->mmio_read(v->base.owner, gpa, size);
     world_enter(v);
@@ -35,6 +38,7 @@ uint64_t interp_up_mmio_read(struct interp_vcpu *v, uint64_t gpa, unsigned size)
 void interp_up_mmio_write(struct interp_vcpu *v, uint64_t gpa, unsigned size, uint64_t val)
 {
     v->count.mmio_writes++;
+    interp_vectors_used(v);
     world_leave(v);
     UP(v)->mmio_write(v->base.owner, gpa, size, val);
     world_enter(v);
@@ -42,6 +46,7 @@ void interp_up_mmio_write(struct interp_vcpu *v, uint64_t gpa, unsigned size, ui
 
 int interp_up_msr_read(struct interp_vcpu *v, uint32_t msr, uint64_t *val)
 {
+    interp_vectors_used(v);
     world_leave(v);
     int r = UP(v)->msr_read(v->base.owner, msr, val);
     world_enter(v);
@@ -50,6 +55,7 @@ int interp_up_msr_read(struct interp_vcpu *v, uint32_t msr, uint64_t *val)
 
 int interp_up_msr_write(struct interp_vcpu *v, uint32_t msr, uint64_t val)
 {
+    interp_vectors_used(v);
     world_leave(v);
     int r = UP(v)->msr_write(v->base.owner, msr, val);
     world_enter(v);
@@ -58,6 +64,7 @@ int interp_up_msr_write(struct interp_vcpu *v, uint32_t msr, uint64_t val)
 
 uint64_t interp_up_tpr_read(struct interp_vcpu *v)
 {
+    interp_vectors_used(v);
     world_leave(v);
     uint64_t tpr = UP(v)->tpr_read(v->base.owner);
     world_enter(v);
@@ -66,6 +73,7 @@ uint64_t interp_up_tpr_read(struct interp_vcpu *v)
 
 void interp_up_tpr_write(struct interp_vcpu *v, uint64_t tpr)
 {
+    interp_vectors_used(v);
     world_leave(v);
     UP(v)->tpr_write(v->base.owner, tpr);
     world_enter(v);
@@ -74,6 +82,7 @@ void interp_up_tpr_write(struct interp_vcpu *v, uint64_t tpr)
 uint64_t interp_up_hypercall(struct interp_vcpu *v, uint64_t nr, const uint64_t arg[4])
 {
     v->count.hypercalls++;
+    interp_vectors_used(v);
     world_leave(v);
     uint64_t rax = UP(v)->hypercall(v->base.owner, nr, arg);
     world_enter(v);
@@ -83,5 +92,6 @@ uint64_t interp_up_hypercall(struct interp_vcpu *v, uint64_t nr, const uint64_t 
 // Reads a clock and waits for nobody: no need to go out.
 uint64_t interp_up_tsc(struct interp_vcpu *v)
 {
+    interp_vectors_used(v);
     return UP(v)->tsc(v->base.owner);
 }

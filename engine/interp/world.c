@@ -117,6 +117,7 @@ void world_pause(struct interp_vcpu *v)
 void interp_bus_lock(struct interp_vcpu *v)
 {
     if (v->bus_locks == 0) {
+        interp_vectors_used(v);
         world_leave(v);
         world_stop(v->vm);
     }
