@@ -326,7 +326,7 @@ struct dbt_block *dbt_block_at(struct dbt_vcpu *v, uint64_t host, const struct d
     *insn = NULL;
     for (unsigned k = 0; k < b->insns && b->map[k].host <= at; k++)
         *insn = &b->map[k];
-    return *insn ? b : NULL;
+    return b;
 }
 
 // --- forgetting

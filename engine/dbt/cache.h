@@ -101,5 +101,6 @@ void dbt_cache_flush(struct dbt_vcpu *v);
 // Notes that linear page `rip` maps to physical page `phys` now, and returns the pair's number.
 uint32_t dbt_page_id(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, bool user);
 
-// The block and the instruction that a host address lies in; NULL if it is no translated code.
+// The block and the instruction that a host address lies in; NULL if it is no translated code. *insn is NULL in the
+// block's entry code.
 struct dbt_block *dbt_block_at(struct dbt_vcpu *v, uint64_t host_rip, const struct dbt_map **insn);

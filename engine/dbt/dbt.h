@@ -75,6 +75,12 @@ struct dbt_cache;
 struct cells;
 
 #define DBT_NO_WINDOW 0x8000000000000000ull // stack_low where there is no window: no address of ours is near it
+// End of the host's user addresses. Guest RSP may be anything, but the host's must be an address: interrupts of the
+// host return to it. So whatever makes RSP something unknown compares it with this, and makes another addend if need
+// be; small constants that are added cannot lead far from a window, and blocks that add them check that they are in
+// one.
+#define DBT_HOST_END (1ull << 47)
+#define DBT_HOST_MIDDLE (1ull << 46)
 
 // A way out of a block to a known target. Its jump goes to a stub that names the exit; once the target is translated
 // the jump is patched to go there.
@@ -94,7 +100,7 @@ struct dbt_exit {
 };
 
 // Where an instruction that may leave the block in the middle is: what precise state needs.
-enum { DBT_SITE_ACCESS, DBT_SITE_STACK };
+enum { DBT_SITE_ACCESS, DBT_SITE_STACK, DBT_SITE_RSP };
 
 struct dbt_site {
     struct dbt_block *block;
@@ -163,6 +169,7 @@ struct dbt_vcpu {
     // The stack window.
     uint64_t stack_addend, stack_negative; // host RSP - guest RSP and its negative
     uint64_t stack_low;                    // host address of the window's first byte, or DBT_NO_WINDOW
+    uint64_t stack_limit;                  // DBT_HOST_END: host RSP stays below
     uint8_t stack_view;                    // who may use it
     uint8_t ibl_fpu;                       // DBT_KEY_FPU of the blocks that ibl leads to
     uint64_t scratch[4];

@@ -37,10 +37,15 @@ static bool guest_fault(ucontext_t *u)
     for (unsigned r = 0; r < CPU_GPR_COUNT; r++)
         v->save[r] = (uint64_t)g[ucontext_register[r]];
     v->host_flags = (uint64_t)g[REG_EFL];
-    v->exit_why = DBT_WHY_FAULT | (insn->flags_in_slot ? DBT_WHY_SLOT : 0);
     v->exit_arg = (uint64_t)(uintptr_t)b;
-    v->exit_address = b->rip + insn->rip;
-    v->fault_done = (uint32_t)(insn - b->map);
+    if (insn) {
+        v->exit_why = DBT_WHY_FAULT | (insn->flags_in_slot ? DBT_WHY_SLOT : 0);
+        v->exit_address = b->rip + insn->rip;
+        v->fault_done = (uint32_t)(insn - b->map);
+    } else { // in the entry code, which does nothing of the guest's: as if it had been asked to leave there
+        bool far = (uint64_t)g[REG_RIP] < (uint64_t)(uintptr_t)b->code + b->back;
+        v->exit_why = DBT_WHY_POLL | (far ? DBT_WHY_SLOT : 0);
+    }
     g[REG_RSP] = (greg_t)v->host_rsp;
     g[REG_RIP] = (greg_t)dbt_runtime(v)->return_address;
     return true;

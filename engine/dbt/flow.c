@@ -183,15 +183,20 @@ static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
     if (c->kind == COLD_ACCESS) {
         // The same computation as in the check, on the same registers.
         dbt_emit_address(t, s, &c->mem, c->low);
-    } else {
+    } else if (c->kind == COLD_STACK) {
         s = c->reg == t->s0 ? t->pool[0] : t->s0;
         e_lea(e, s, c->reg, NO_REG, 1, c->low);
+        e_gs(e, 0x03, s, offsetof(struct dbt_vcpu, stack_negative));
+    } else {
+        s = c->reg;
         e_gs(e, 0x03, s, offsetof(struct dbt_vcpu, stack_negative));
     }
     struct dbt_site *site = &t->site[t->sites];
     *site = (struct dbt_site){.rip_offset = (uint16_t)(t->insn[c->insn].rip - t->rip),
                               .flags_in_slot = c->flags_in_slot,
-                              .kind = c->kind == COLD_STACK ? DBT_SITE_STACK : DBT_SITE_ACCESS,
+                              .kind = c->kind == COLD_STACK ? DBT_SITE_STACK
+                                      : c->kind == COLD_RSP ? DBT_SITE_RSP
+                                                            : DBT_SITE_ACCESS,
                               .write = c->write,
                               .span = (uint16_t)c->span,
                               .done = (uint8_t)c->insn,
@@ -214,6 +219,7 @@ void dbt_write_cold(struct dbt_translation *t)
         switch (c->kind) {
         case COLD_ACCESS:
         case COLD_STACK:
+        case COLD_RSP:
             write_slow(t, c);
             break;
         case COLD_EXIT:

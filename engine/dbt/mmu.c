@@ -24,8 +24,16 @@ static void no_window(struct dbt_vcpu *v)
     v->stack_low = DBT_NO_WINDOW;
 }
 
+void dbt_stack_move(struct dbt_vcpu *v, uint64_t rsp)
+{
+    v->stack_addend = DBT_HOST_MIDDLE - rsp;
+    v->stack_negative = -v->stack_addend;
+    no_window(v);
+}
+
 void dbt_tlb_create(struct dbt_vcpu *v)
 {
+    v->stack_limit = DBT_HOST_END;
     dbt_tlb_flush(&v->i, true);
 }
 

@@ -18,6 +18,9 @@ void dbt_tlb_flush_page(struct interp_vcpu *i, uint64_t la, unsigned shift);
 // No write may go to this host page without the interpreter's knowledge any more; NULL: to no page at all.
 void dbt_tlb_protect(struct dbt_vcpu *v, const uint8_t *host);
 
+// Guest RSP is `rsp`: makes the addend one that leads into the middle of the host's addresses. There is no window then.
+void dbt_stack_move(struct dbt_vcpu *v, uint64_t rsp);
+
 static inline enum dbt_view dbt_view_of(const struct interp_vcpu *i)
 {
     return i->cpl == 3 ? DBT_USER : (i->s.cr4 & CR4_SMAP) && (i->s.rflags & RFLAGS_AC) ? DBT_KERNEL_AC : DBT_KERNEL;

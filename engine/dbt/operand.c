@@ -232,6 +232,9 @@ static bool stack_bytes(const struct dbt_insn *i, int32_t *low, int32_t *high)
         *low = 0;
         *high = 8;
         any = true;
+    } else if (i->class == CLASS_RSP_ADD) { // nothing, but it must not lead ever farther away
+        *low = *high = 0;
+        any = true;
     }
     const struct dbt_mem *m = &i->mem;
     if (m->present && m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32 && i->class != CLASS_LEA &&
@@ -294,4 +297,16 @@ void dbt_stack_check_reg(struct dbt_translation *t, unsigned index, unsigned reg
     c->span = span;
     c->write = true;
     c->retry = retry;
+}
+
+void dbt_stack_set(struct dbt_translation *t, unsigned index, unsigned reg)
+{
+    struct emit *e = &t->e;
+    e_gs(e, 0x3b, reg, offsetof(struct dbt_vcpu, stack_limit));
+    struct dbt_cold *c = dbt_cold(t, COLD_RSP, index);
+    c->jump[0] = e_jcc(e, COND_AE);
+    e_mov(e, CPU_RSP, reg);
+    c->reg = (uint8_t)reg;
+    c->retry = e->p;
+    t->stack_covered = 0;
 }

@@ -25,7 +25,7 @@ static void hide_pointers(struct dbt_vcpu *v)
         return;
     const struct dbt_map *insn;
     const struct dbt_block *b = dbt_block_at(v, *fip, &insn);
-    *fip = b ? b->rip + insn->rip : 0;
+    *fip = b && insn ? b->rip + insn->rip : 0;
     *fdp = 0;
 }
 
@@ -245,17 +245,6 @@ static void left(struct dbt_vcpu *v, struct arrival *a, bool counted)
         v->i.count.instructions += done;
 }
 
-// The host's RSP must be an address: returning from an interrupt of the host's to one that is not canonical faults.
-static void canonical_stack(struct dbt_vcpu *v)
-{
-    uint64_t rsp = v->i.s.gpr[CPU_RSP];
-    if ((rsp + v->stack_addend) >> 47 == 0)
-        return;
-    v->stack_addend = (1ull << 46) - rsp;
-    v->stack_negative = -v->stack_addend;
-    v->stack_low = DBT_NO_WINDOW;
-}
-
 static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
 {
     unsigned view = b->key & DBT_KEY_VIEW, fpu = b->key & DBT_KEY_FPU;
@@ -267,7 +256,8 @@ static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
         dbt_ibl_clear(v);
         v->ibl_fpu = (uint8_t)fpu;
     }
-    canonical_stack(v);
+    if (v->i.s.gpr[CPU_RSP] + v->stack_addend >= DBT_HOST_END)
+        dbt_stack_move(v, v->i.s.gpr[CPU_RSP]);
     v->enter_at = (uint64_t)(uintptr_t)(b->code + b->near);
     v->host_flags = (v->i.s.rflags & RFLAGS_STATUS) | RFLAGS_FIXED | RFLAGS_IF;
     dbt_unpark(v);

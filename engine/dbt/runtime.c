@@ -35,13 +35,15 @@ static void pop_gs(struct emit *e, size_t field)
     e_mem(e, 0, NO_REG, NO_REG, 1, (int32_t)field);
 }
 
-// Loads all registers from 16 fields, RSP (which gets `addend` added if has_addend) last.
+// Loads all registers from 16 fields; if translate_rsp, the addend is added to RSP. Flags stay.
 static void load_all(struct emit *e, size_t fields, bool translate_rsp)
 {
-    e_gs_load(e, CPU_RSP, fields + 8 * CPU_RSP);
-    if (translate_rsp) {
-        e_gs_load(e, CPU_RAX, FIELD(stack_addend));
-        e_lea(e, CPU_RSP, CPU_RSP, CPU_RAX, 1, 0);
+    if (translate_rsp) { // not in RSP itself: the guest's value may be no address
+        e_gs_load(e, CPU_RAX, fields + 8 * CPU_RSP);
+        e_gs_load(e, CPU_RCX, FIELD(stack_addend));
+        e_lea(e, CPU_RSP, CPU_RAX, CPU_RCX, 1, 0);
+    } else {
+        e_gs_load(e, CPU_RSP, fields + 8 * CPU_RSP);
     }
     for (unsigned r = 0; r < CPU_GPR_COUNT; r++)
         if (r != CPU_RSP)

@@ -200,24 +200,25 @@ static bool is_skipped(const ZydisDecodedInstruction *z)
     }
 }
 
-// ADD/SUB RSP, imm and LEA RSP, [RSP+imm]: the amount. 0 for anything else.
+// ADD/SUB RSP, imm and LEA RSP, [RSP+imm]: the amount, if it is small enough to stay near the stack window. 0 for
+// anything else.
 static int32_t constant_rsp_change(const struct dbt_insn *i)
 {
+    enum { MOST = 1 << 20 };
+    int64_t change = 0;
     const ZydisDecodedOperand *a = &i->op[0], *b = &i->op[1];
     if (i->z.operand_count_visible != 2 || a->type != ZYDIS_OPERAND_TYPE_REGISTER || a->reg.value != ZYDIS_REGISTER_RSP)
         return 0;
-    if (i->z.mnemonic == ZYDIS_MNEMONIC_LEA)
-        return b->mem.base == ZYDIS_REGISTER_RSP && b->mem.index == ZYDIS_REGISTER_NONE && fits32(b->mem.disp.value) &&
-                       i->z.address_width == 64
-                   ? (int32_t)b->mem.disp.value
-                   : 0;
-    if (b->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || b->imm.value.s == INT32_MIN)
-        return 0;
-    if (i->z.mnemonic == ZYDIS_MNEMONIC_ADD)
-        return (int32_t)b->imm.value.s;
-    if (i->z.mnemonic == ZYDIS_MNEMONIC_SUB)
-        return (int32_t)-b->imm.value.s;
-    return 0;
+    if (i->z.mnemonic == ZYDIS_MNEMONIC_LEA) {
+        if (b->mem.base == ZYDIS_REGISTER_RSP && b->mem.index == ZYDIS_REGISTER_NONE && i->z.address_width == 64)
+            change = b->mem.disp.value;
+    } else if (b->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        if (i->z.mnemonic == ZYDIS_MNEMONIC_ADD)
+            change = b->imm.value.s;
+        if (i->z.mnemonic == ZYDIS_MNEMONIC_SUB)
+            change = -b->imm.value.s;
+    }
+    return change >= -MOST && change <= MOST ? (int32_t)change : 0;
 }
 
 static void classify_stack(struct dbt_insn *i)

@@ -24,7 +24,12 @@ static int stack(struct dbt_vcpu *v, const struct dbt_site *site)
 {
     uint64_t la = v->exit_address, offset = la & (PAGE_SIZE - 1);
     uint8_t *host;
-    if (offset + site->span > PAGE_SIZE || !dbt_tlb_fill(v, la, true, &host)) {
+    bool good = offset + site->span <= PAGE_SIZE && dbt_tlb_fill(v, la, true, &host);
+    if (!good && !site->span && !offset) { // at a page's end just as well
+        la -= PAGE_SIZE;
+        good = dbt_tlb_fill(v, la, true, &host);
+    }
+    if (!good) {
         v->count.stack_splits++;
         return leave(v, DBT_WHY_SPLIT, site);
     }
@@ -37,11 +42,21 @@ static int stack(struct dbt_vcpu *v, const struct dbt_site *site)
     return again(v, site);
 }
 
+// The guest's RSP becomes exit_address, which with the present addend is no address of the host's.
+static int set_rsp(struct dbt_vcpu *v, const struct dbt_site *site)
+{
+    dbt_stack_move(v, v->exit_address);
+    v->save[CPU_RSP] = v->exit_address + v->stack_addend;
+    return again(v, site);
+}
+
 int dbt_slow(struct dbt_vcpu *v)
 {
     const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
     if (site->kind == DBT_SITE_STACK)
         return stack(v, site);
+    if (site->kind == DBT_SITE_RSP)
+        return set_rsp(v, site);
     uint64_t offset = v->exit_address & (PAGE_SIZE - 1);
     uint8_t *host;
     if (offset + site->span > PAGE_SIZE)

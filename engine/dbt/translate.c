@@ -127,12 +127,11 @@ static bool wants_flags(const struct dbt_insn *i)
 // Has the flags in the host's flags if the instruction wants them there.
 static void flags_before(struct dbt_translation *t, const struct dbt_insn *i, unsigned temp)
 {
-    if (wants_flags(i)) {
+    if (wants_flags(i))
         dbt_flags_restore(t, temp);
-    } else if (i->flags_written) { // all that is still needed is made anew, unless the instruction faults
-        t->slot_if_fault = t->flags_in_slot;
+    t->slot_if_fault = t->flags_in_slot;
+    if (i->flags_written) // all that is still needed is made anew, unless the instruction faults
         t->flags_in_slot = false;
-    }
 }
 
 static unsigned other_scratch(const struct dbt_translation *t, const struct dbt_place *p)
@@ -142,6 +141,16 @@ static unsigned other_scratch(const struct dbt_translation *t, const struct dbt_
     if (p && (p->base == r || p->index == r))
         r = t->pool[0];
     return r;
+}
+
+// RSP = the guest's value in r, by `temp`; after instruction k has made its flags.
+static void set_guest_rsp(struct dbt_translation *t, unsigned k, unsigned r, unsigned temp)
+{
+    if (t->insn[k].flags_live_out)
+        dbt_flags_save(t, temp);
+    e_gs_load(&t->e, temp, offsetof(struct dbt_vcpu, stack_addend));
+    e_lea(&t->e, r, r, temp, 1, 0);
+    dbt_stack_set(t, k, r);
 }
 
 static bool write_copy(struct dbt_translation *t, unsigned k)
@@ -191,19 +200,21 @@ static bool write_copy(struct dbt_translation *t, unsigned k)
     for (unsigned q = 0; q < t->pools; q++)
         if (t->pool[q] == r || t->pool[q] == temp)
             t->group[q].valid = false;
-    if (t->flags_in_slot)
-        flags_before(t, i, temp);
+    flags_before(t, i, temp);
     emit_guest_rsp(t, r);
     dbt_copy(&t->e, i, p, r);
-    if (i->written & 1u << CPU_RSP) { // back to a host pointer; lea leaves the new flags alone
-        unsigned a = r == t->s0 ? t->pool[0] : t->s0;
-        for (unsigned q = 0; q < t->pools; q++)
-            if (t->pool[q] == a)
-                t->group[q].valid = false;
+    if (!(i->written & 1u << CPU_RSP))
+        return true;
+    unsigned a = r == t->s0 ? t->pool[0] : t->s0;
+    for (unsigned q = 0; q < t->pools; q++)
+        if (t->pool[q] == a)
+            t->group[q].valid = false;
+    if (i->class == CLASS_RSP_ADD) { // lea leaves the new flags alone
         e_gs_load(&t->e, a, offsetof(struct dbt_vcpu, stack_addend));
         e_lea(&t->e, CPU_RSP, r, a, 1, 0);
-        t->stack_covered = 0;
+        return true;
     }
+    set_guest_rsp(t, k, r, a);
     return true;
 }
 
@@ -218,10 +229,8 @@ static bool write_lea(struct dbt_translation *t, unsigned k)
             dbt_emit_address(t, t->s0, &i->mem, 0);
             if (i->z.operand_width != 64)
                 return false;
-            e_gs_load(&t->e, t->pool[0], offsetof(struct dbt_vcpu, stack_addend));
             t->group[0].valid = false;
-            e_lea(&t->e, CPU_RSP, t->s0, t->pool[0], 1, 0);
-            t->stack_covered = 0;
+            set_guest_rsp(t, k, t->s0, t->pool[0]);
             return true;
         }
         e_bytes(&t->e, i->bytes, i->len); // registers only: as it is
@@ -341,10 +350,11 @@ static bool write_leave(struct dbt_translation *t, unsigned k)
         for (unsigned q = 0; q < t->pools; q++)
             if (t->pool[q] == a)
                 t->group[q].valid = false;
+        dbt_flags_free(t, k, a);
         e_gs_load(&t->e, a, offsetof(struct dbt_vcpu, stack_addend));
-        e_lea(&t->e, CPU_RSP, CPU_RBP, a, 1, 8);
+        e_lea(&t->e, a, a, CPU_RBP, 1, 8);
+        dbt_stack_set(t, k, a);
         e_op64(&t->e, 0x8b, CPU_RBP, p.base, p.index, p.scale, p.disp);
-        t->stack_covered = 0;
         return true;
     }
     // The new stack pointer is checked before it becomes RSP. If the window moves, it must be computed again: retry
@@ -365,15 +375,18 @@ static bool write_leave(struct dbt_translation *t, unsigned k)
 static bool write_rsp_add(struct dbt_translation *t, unsigned k)
 {
     const struct dbt_insn *i = &t->insn[k];
-    if (!(i->flags_live_out & i->flags_written)) {
+    bool split = t->key & DBT_KEY_SPLIT, flags = i->flags_live_out & i->flags_written;
+    if (!split)
+        dbt_stack_check(t, k); // which looks ahead over it
+    if (flags)                 // those of the guest's value
+        return !split && write_copy(t, k);
+    if (!split) {
         e_lea(&t->e, CPU_RSP, CPU_RSP, NO_REG, 1, i->rsp_change);
         return true;
     }
-    // Its flags are those of the guest's value.
-    unsigned covered = t->stack_covered;
-    if (!write_copy(t, k))
-        return false;
-    t->stack_covered = covered; // by a constant: the check looked ahead over it
+    dbt_flags_free(t, k, t->s0);
+    e_lea(&t->e, t->s0, CPU_RSP, NO_REG, 1, i->rsp_change);
+    dbt_stack_set(t, k, t->s0);
     return true;
 }
 
@@ -517,7 +530,7 @@ static unsigned write_body(struct dbt_translation *t)
         struct emit at = t->e;
         unsigned colds = t->colds, exits = t->exits;
         t->host_offset[k] = (uint32_t)(t->e.p - t->start);
-        t->slot_if_fault = false;
+        t->slot_if_fault = -1;
         if (!write_insn(t, k)) {
             t->e = at;
             t->colds = colds;
@@ -529,7 +542,7 @@ static unsigned write_body(struct dbt_translation *t)
             return k;
         }
         t->slot_before = t->flags_in_slot;
-        t->slot_in_fault[k] = t->flags_in_slot || t->slot_if_fault;
+        t->slot_in_fault[k] = t->slot_if_fault < 0 ? t->flags_in_slot : t->slot_if_fault;
         dbt_groups_drop(t, t->insn[k].written);
     }
     if (t->ends_open) {

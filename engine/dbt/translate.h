@@ -67,14 +67,14 @@ struct dbt_place {
 };
 
 // Something to be written behind the block, where it does not stand in the way.
-enum { COLD_ACCESS, COLD_STACK, COLD_EXIT, COLD_POLL, COLD_FAR_MISS };
+enum { COLD_ACCESS, COLD_STACK, COLD_RSP, COLD_EXIT, COLD_POLL, COLD_FAR_MISS };
 
 struct dbt_cold {
     uint8_t kind;       // COLD_*
     uint8_t *jump[2];   // displacements that come here
     unsigned insn;      // index
     struct dbt_mem mem; // ACCESS: what to compute the address from
-    uint8_t reg;        // STACK: the register that holds the stack pointer to be
+    uint8_t reg;        // STACK, RSP: the register that holds the stack pointer to be
     int32_t low;        // ACCESS, STACK: first byte, relative
     unsigned span;
     bool write;
@@ -113,7 +113,7 @@ struct dbt_translation {
     unsigned next_pool;
     // While going through it.
     bool flags_in_slot, slot_before; // now; before the instruction that is being written
-    bool slot_if_fault;              // flags_in_slot has become false by what the instruction will have done
+    int8_t slot_if_fault;            // flags_in_slot at the instruction itself; -1: as it is afterwards
     unsigned stack_covered;          // the window check made last covers instructions before this index
     uint8_t *prologue_end;
     struct dbt_cold cold[MAX_COLD];
@@ -152,6 +152,8 @@ bool dbt_access(struct dbt_translation *t, unsigned index, const struct dbt_mem 
 // Makes sure that the stack accesses of instruction `index` lie in the window (not for DBT_KEY_SPLIT).
 void dbt_stack_check(struct dbt_translation *t, unsigned index);
 void dbt_stack_check_reg(struct dbt_translation *t, unsigned index, unsigned reg, int32_t low, unsigned span);
+// RSP = reg, a host pointer that may be anything. Flags are gone; registers stay.
+void dbt_stack_set(struct dbt_translation *t, unsigned index, unsigned reg);
 // Forgets groups that depend on registers that `written` names.
 void dbt_groups_drop(struct dbt_translation *t, uint16_t written);
 
