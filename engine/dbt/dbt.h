@@ -171,6 +171,7 @@ struct dbt_vcpu {
     uint64_t stack_low;                    // host address of the window's first byte, or DBT_NO_WINDOW
     uint64_t stack_limit;                  // DBT_HOST_END: host RSP stays below
     uint8_t stack_view;                    // who may use it
+    uint64_t smap;                         // CR4.SMAP as it was when blocks were made
     uint8_t ibl_fpu;                       // DBT_KEY_FPU of the blocks that ibl leads to
     uint64_t scratch[4];
     bool fpu_live;               // the guest's x87, SSE and AVX state is in the host's registers, not in s.xsave

@@ -159,6 +159,21 @@ void dbt_exit_step(struct dbt_translation *t, unsigned index)
     c->jump[0] = e_jmp(&t->e);
 }
 
+void dbt_exit_look(struct dbt_translation *t, unsigned index)
+{
+    bool in_slot = t->flags_in_slot;
+    unsigned x = new_exit(t, index, t->insn[index].rip + t->insn[index].len);
+    t->exit[x].far = false;
+    dbt_flags_restore(t, t->s0);
+    store_high(t);
+    load_borrowed(t);
+    struct dbt_cold *c = dbt_cold(t, COLD_EXIT, index);
+    c->exit = x;
+    c->write = true; // never linked
+    c->jump[0] = e_jmp(&t->e);
+    t->flags_in_slot = in_slot;
+}
+
 // --- cold paths
 
 // R14 = value; gs:[exit_arg] = R14; why; leave. R14 is at home by now.

@@ -5,6 +5,7 @@
 // flush there is a flush here (struct interp_mirror).
 #pragma once
 #include "engine/dbt/dbt.h"
+#include "engine/interp/tlb.h"
 
 void dbt_tlb_create(struct dbt_vcpu *v);
 
@@ -20,6 +21,14 @@ void dbt_tlb_protect(struct dbt_vcpu *v, const uint8_t *host);
 
 // Guest RSP is `rsp`: makes the addend one that leads into the middle of the host's addresses. There is no window then.
 void dbt_stack_move(struct dbt_vcpu *v, uint64_t rsp);
+
+// Translated code changes AC by itself: the interpreter's tables in force follow before anybody looks at them.
+static inline void dbt_view_sync(struct interp_vcpu *i)
+{
+    if (i->cpl == 0 && i->near != i->tlb->near[TLB_NONE] &&
+        (i->near == i->tlb->near[TLB_SUPERVISOR_AC]) != ((i->s.cr4 & CR4_SMAP) && (i->s.rflags & RFLAGS_AC)))
+        interp_tlb_switch(i);
+}
 
 static inline enum dbt_view dbt_view_of(const struct interp_vcpu *i)
 {

@@ -224,11 +224,12 @@ static bool stack_bytes(const struct dbt_insn *i, int32_t *low, int32_t *high)
     bool any = false;
     *low = INT32_MAX;
     *high = INT32_MIN;
-    if (i->class == CLASS_PUSH || i->class == CLASS_CALL || i->class == CLASS_CALL_INDIRECT) {
+    bool pushes = i->class == CLASS_PUSH || i->class == CLASS_CALL || i->class == CLASS_CALL_INDIRECT;
+    if (pushes || (i->class == CLASS_SENSITIVE && i->rsp_change)) {
         *low = -8;
         *high = 0;
         any = true;
-    } else if (i->class == CLASS_POP || i->class == CLASS_RET) {
+    } else if (i->class == CLASS_POP || i->class == CLASS_RET || i->class == CLASS_POP_RSP) {
         *low = 0;
         *high = 8;
         any = true;

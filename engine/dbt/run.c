@@ -263,6 +263,7 @@ static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
     dbt_unpark(v);
     v->count.dispatches++;
     dbt_runtime(v)->enter(v);
+    dbt_view_sync(&v->i);
 }
 
 // Instructions are counted: blocks one at a time, and near the end such of one instruction.
@@ -289,6 +290,12 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
     for (;;) {
         // A program whose place is in a cell: watch for the kernel's return to it.
         __atomic_store_n(&v->poll, cells_watch(v), __ATOMIC_SEQ_CST);
+        if (v->smap != (i->s.cr4 & CR4_SMAP)) { // STAC and CLAC mean something else now
+            dbt_park(v);
+            dbt_cache_flush(v);
+            v->smap = i->s.cr4 & CR4_SMAP;
+            a = (struct arrival){0};
+        }
         if (dbt_is_written(v)) {
             dbt_park(v);
             dbt_take_written(v);

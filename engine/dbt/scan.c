@@ -231,6 +231,11 @@ static void classify_stack(struct dbt_insn *i)
     bool plain = a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE || a->type == ZYDIS_OPERAND_TYPE_MEMORY ||
                  (a->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_number(a->reg.value) >= 0);
     bool odd = !push && (i->mem.present || a->reg.value == ZYDIS_REGISTER_RSP);
+    if (wide && !push && a->reg.value == ZYDIS_REGISTER_RSP) {
+        i->class = CLASS_POP_RSP;
+        i->rsp_unknown = true;
+        return;
+    }
     if (!wide || !plain || odd) {
         i->class = CLASS_STEP;
         return;
@@ -305,6 +310,19 @@ static void classify(struct dbt_translation *t, struct dbt_insn *i)
         classify_stack(i);
         return;
     }
+    if (dbt_sensitive_is(t, i)) {
+        i->class = CLASS_SENSITIVE;
+        i->used = i->written = 0;
+        i->flags_written = 0;
+        i->flags_read = 0;
+        i->mem.present = false;
+        if (z->mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
+            i->flags_read = FLAGS_ALL;
+            i->rsp_change = -8;
+            i->used = i->written = 1u << CPU_RSP;
+        }
+        return;
+    }
     if (z->mnemonic == ZYDIS_MNEMONIC_LEAVE && z->operand_width == 64) {
         i->class = CLASS_LEAVE;
         i->used |= 1u << CPU_RSP | 1u << CPU_RBP;
@@ -351,6 +369,8 @@ static bool ends_block(const struct dbt_insn *i)
     case CLASS_CALL_INDIRECT:
     case CLASS_STEP:
         return true;
+    case CLASS_SENSITIVE:
+        return dbt_sensitive_ends_block(i);
     default:
         return false;
     }

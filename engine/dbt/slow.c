@@ -20,14 +20,28 @@ static int again(struct dbt_vcpu *v, const struct dbt_site *site)
     return 1;
 }
 
+// The window stays when CLAC takes the right to user pages away: it is never on one.
+static bool window(struct dbt_vcpu *v, uint64_t la, uint8_t **host)
+{
+    struct interp_vcpu *i = &v->i;
+    if (dbt_view_of(i) != DBT_KERNEL_AC)
+        return dbt_tlb_fill(v, la, true, host);
+    i->s.rflags &= ~(uint64_t)RFLAGS_AC;
+    interp_tlb_switch(i);
+    bool allowed = dbt_tlb_fill(v, la, true, host);
+    i->s.rflags |= RFLAGS_AC;
+    interp_tlb_switch(i);
+    return allowed;
+}
+
 static int stack(struct dbt_vcpu *v, const struct dbt_site *site)
 {
     uint64_t la = v->exit_address, offset = la & (PAGE_SIZE - 1);
     uint8_t *host;
-    bool good = offset + site->span <= PAGE_SIZE && dbt_tlb_fill(v, la, true, &host);
+    bool good = offset + site->span <= PAGE_SIZE && window(v, la, &host);
     if (!good && !site->span && !offset) { // at a page's end just as well
         la -= PAGE_SIZE;
-        good = dbt_tlb_fill(v, la, true, &host);
+        good = window(v, la, &host);
     }
     if (!good) {
         v->count.stack_splits++;
@@ -53,6 +67,7 @@ static int set_rsp(struct dbt_vcpu *v, const struct dbt_site *site)
 int dbt_slow(struct dbt_vcpu *v)
 {
     const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
+    dbt_view_sync(&v->i);
     if (site->kind == DBT_SITE_STACK)
         return stack(v, site);
     if (site->kind == DBT_SITE_RSP)

@@ -25,6 +25,9 @@ static void choose_registers(struct dbt_translation *t)
     }
     // A borrowed register costs a store and a load: worth it where several bases take turns.
     unsigned want = accesses > bases + 1 && bases > 1 ? bases : 1;
+    for (unsigned k = 0; k < t->count; k++)
+        if (t->insn[k].class == CLASS_COPY && t->insn[k].rsp_operand && t->insn[k].mem.present && want < 2)
+            want = 2;
     unsigned free_high = !(used & 1u << CPU_R14) + !(used & 1u << CPU_R15), got = 0;
     uint8_t scratch[1 + MAX_POOL];
     if (want > MAX_POOL)
@@ -336,6 +339,19 @@ static bool write_pop(struct dbt_translation *t, unsigned k)
     return true;
 }
 
+static bool write_pop_rsp(struct dbt_translation *t, unsigned k)
+{
+    if (t->key & DBT_KEY_SPLIT)
+        return false;
+    dbt_stack_check(t, k);
+    t->group[0].valid = false;
+    if (t->s0 & 8)
+        e8(&t->e, 0x41);
+    e8(&t->e, 0x58 | (t->s0 & 7)); // pop s0
+    set_guest_rsp(t, k, t->s0, t->pool[0]);
+    return true;
+}
+
 static bool write_leave(struct dbt_translation *t, unsigned k)
 {
     if (t->key & DBT_KEY_SPLIT) {
@@ -488,6 +504,10 @@ static bool write_insn(struct dbt_translation *t, unsigned k)
         return write_push(t, k);
     case CLASS_POP:
         return write_pop(t, k);
+    case CLASS_POP_RSP:
+        return write_pop_rsp(t, k);
+    case CLASS_SENSITIVE:
+        return dbt_sensitive_write(t, k);
     case CLASS_LEAVE:
         return write_leave(t, k);
     case CLASS_RSP_ADD:
@@ -541,6 +561,7 @@ static unsigned write_body(struct dbt_translation *t)
             t->block->steps = true;
             return k;
         }
+        dbt_sensitive_after(t, k);
         t->slot_before = t->flags_in_slot;
         t->slot_in_fault[k] = t->slot_if_fault < 0 ? t->flags_in_slot : t->slot_if_fault;
         dbt_groups_drop(t, t->insn[k].written);
@@ -556,6 +577,7 @@ struct dbt_block *dbt_translate(struct dbt_translation *t, struct dbt_block *b)
 {
     t->colds = t->exits = t->sites = 0;
     t->stepped = NULL;
+    t->look_after = 0;
     t->next_pool = 0;
     t->stack_covered = 0;
     t->flags_in_slot = t->slot_before = false;

@@ -24,6 +24,8 @@ enum dbt_class {
     CLASS_RET,
     CLASS_JMP_INDIRECT,
     CLASS_CALL_INDIRECT,
+    CLASS_SENSITIVE, // sensitive.c
+    CLASS_POP_RSP,
     CLASS_STEP, // the interpreter does it
 };
 
@@ -122,6 +124,7 @@ struct dbt_translation {
     unsigned exits;
     const struct dbt_insn *stepped; // by the interpreter, at the end of the block: exit[step_exit]; or NULL
     unsigned step_exit;
+    unsigned look_after; // instruction behind STI, after which interrupts are open; 0: none
     struct dbt_site site[MAX_SITES];
     unsigned sites;
     uint32_t host_offset[DBT_MAX_INSNS];
@@ -170,7 +173,19 @@ void dbt_exit_direct(struct dbt_translation *t, unsigned index, uint64_t target)
 void dbt_exit_cond(struct dbt_translation *t, unsigned index, uint64_t target, unsigned cond);
 void dbt_exit_indirect(struct dbt_translation *t, unsigned index, unsigned target_reg);
 void dbt_exit_step(struct dbt_translation *t, unsigned index);
+// To the interpreter at the end of instruction `index`, for something else than that instruction; what follows may be
+// reached, too.
+void dbt_exit_look(struct dbt_translation *t, unsigned index);
 void dbt_write_cold(struct dbt_translation *t);
+
+// --- sensitive.c
+// Whether the instruction is one of CLASS_SENSITIVE here.
+bool dbt_sensitive_is(const struct dbt_translation *t, const struct dbt_insn *i);
+bool dbt_sensitive_ends_block(const struct dbt_insn *i);
+// False: the interpreter must do it.
+bool dbt_sensitive_write(struct dbt_translation *t, unsigned index);
+// After each instruction: what an earlier one has left to be done.
+void dbt_sensitive_after(struct dbt_translation *t, unsigned index);
 
 // Writes the block that was scanned; b's address, key and page_id are set, the rest is set here. NULL: no room, in the
 // cache or in the tables.

@@ -28,7 +28,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LONGEST_STEP = 100, STEPS_BETWEEN_LOOKS_AT_MEMORY = 1 << 18, IDLE_NS = 50000, TSC_KHZ = 1000000 };
+enum { SHORT_STEP = 12, LONG_STEP = 2000, STEPS_BETWEEN_LOOKS_AT_MEMORY = 1 << 18, IDLE_NS = 50000, TSC_KHZ = 1000000 };
 #define IDLE_LIMIT (60ull * 1000000000)
 
 struct options {
@@ -408,7 +408,7 @@ static uint64_t next_step(struct schedule *s)
     s->random ^= s->random >> 7;
     s->random ^= s->random << 17;
     // Often short, sometimes so long that whole blocks and loops fit in.
-    return 1 + (s->random >> 20) % (s->random & 3 ? LONGEST_STEP / 8 : LONGEST_STEP);
+    return 1 + (s->random >> 20) % (s->random & 3 ? SHORT_STEP : LONG_STEP);
 }
 
 // The instructions of step number `index`.
