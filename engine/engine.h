@@ -54,7 +54,8 @@ struct engine_upcalls {
     uint64_t (*hypercall)(void *owner, uint64_t nr, const uint64_t arg[4]);
     // Blocks until a bit of `mask` is set in pending. (HLT, wait for SIPI.)
     void (*halt)(void *owner, unsigned mask);
-    // The guest's time stamp counter now, before TSC_ADJUST; monotonic over all vCPUs of a VM.
+    // The guest's time stamp counter now, before TSC_ADJUST; monotonic over all vCPUs of a VM. Guests ask often: it
+    // leaves vector registers alone, so that an engine need not save the guest's.
     uint64_t (*tsc)(void *owner);
 };
 

@@ -52,7 +52,7 @@ uint64_t host_counter_read(const struct host_counter *c)
         return host_monotonic_ns();
     // The fence keeps the reading behind earlier loads, so that time read after a message is never before the time that
     // its sender read (Intel SDM vol. 2, RDTSC).
-    _mm_lfence();
+    __asm__ volatile("lfence" ::: "memory");
     return __rdtsc();
 }
 

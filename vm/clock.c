@@ -47,7 +47,7 @@ uint64_t vm_clock_tsc(const struct vm_clock *c)
         uint64_t tsc = atomic_load_explicit(&c->paused, memory_order_acquire)
                            ? atomic_load_explicit(&c->paused_tsc, memory_order_acquire)
                            : atomic_load_explicit(&c->tsc_offset, memory_order_acquire) + host_ticks(c);
-        __builtin_ia32_lfence(); // the counter is read before the sequence is looked at again
+        __asm__ volatile("lfence" ::: "memory"); // the counter is read before the sequence is looked at again
         if (!(sequence & 1) && sequence == atomic_load_explicit(&c->sequence, memory_order_relaxed))
             return tsc;
         __builtin_ia32_pause();

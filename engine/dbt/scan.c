@@ -396,7 +396,7 @@ static void find_live_flags(struct dbt_translation *t)
 
 void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsigned available, unsigned most)
 {
-    unsigned side_exits = 0, at = 0;
+    unsigned side_exits = 0, at = 0, scratch = MIN_SCRATCH;
     t->count = 0;
     t->used = t->written = 0;
     t->rip = rip;
@@ -415,7 +415,10 @@ void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsi
         classify(t, i);
         uint16_t used = t->used | i->used;
         unsigned taken = (unsigned)__builtin_popcount(used | 1u << CPU_RSP);
-        if (taken > CPU_GPR_COUNT - MIN_SCRATCH && !(t->key & DBT_KEY_CELL))
+        // RSP as an operand beside one in memory takes a register more.
+        if (i->class == CLASS_COPY && i->rsp_operand && i->mem.present)
+            scratch = MIN_SCRATCH + 1;
+        if (taken > CPU_GPR_COUNT - scratch && !(t->key & DBT_KEY_CELL))
             break;
         if (i->class == CLASS_STEP && t->count)
             break; // it begins a block of its own, so that the one before is complete

@@ -20,11 +20,24 @@ static int again(struct dbt_vcpu *v, const struct dbt_site *site)
     return 1;
 }
 
+// The host's address of a page that a view's table says may be written, or NULL.
+static uint8_t *writable(const struct dbt_vcpu *v, enum dbt_view view, uint64_t la)
+{
+    const struct dbt_tlb *t = &v->tlb[view];
+    uint64_t page = la & ~(uint64_t)(PAGE_SIZE - 1);
+    unsigned slot = (page >> 12) & (DBT_TLB_SIZE - 1);
+    return t->tag_w[slot] == page ? (uint8_t *)(uintptr_t)(page + t->addend[slot]) : NULL; // NOLINT
+}
+
 // The window stays when CLAC takes the right to user pages away: it is never on one.
 static bool window(struct dbt_vcpu *v, uint64_t la, uint8_t **host)
 {
     struct interp_vcpu *i = &v->i;
-    if (dbt_view_of(i) != DBT_KERNEL_AC)
+    enum dbt_view view = dbt_view_of(i);
+    *host = writable(v, view == DBT_KERNEL_AC ? DBT_KERNEL : view, la);
+    if (*host)
+        return true;
+    if (view != DBT_KERNEL_AC)
         return dbt_tlb_fill(v, la, true, host);
     i->s.rflags &= ~(uint64_t)RFLAGS_AC;
     interp_tlb_switch(i);

@@ -89,9 +89,8 @@ uint64_t interp_up_hypercall(struct interp_vcpu *v, uint64_t nr, const uint64_t 
     return rax;
 }
 
-// Reads a clock and waits for nobody: no need to go out.
+// Reads a clock, in general registers (engine.h), and waits for nobody: no need to go out.
 uint64_t interp_up_tsc(struct interp_vcpu *v)
 {
-    interp_vectors_used(v);
     return UP(v)->tsc(v->base.owner);
 }
