@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct engine_ops *const engines[] = {&engine_interp, &engine_dbt, NULL};
+const struct engine_ops *const engines[] = {&engine_dbt, &engine_interp, NULL};
 
 static int choose_auto(const struct engine_ops **out, struct error *why, struct error *err)
 {
