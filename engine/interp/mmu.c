@@ -54,9 +54,16 @@ static const struct cpu_phys_ops walk_ops = {walk_read, walk_cas};
 
 // --- contexts
 
-static void near_clear(struct tlb_near *e)
+static void near_clear(struct tlb_near *set, unsigned n)
 {
-    e->la = e->read = e->write = TLB_NEVER;
+    set[n].la = set[n].read = set[n].write = tlb_near_never(n);
+    set[n].shift = 12;
+}
+
+static void code_clear(struct tlb_near_code *set, unsigned n)
+{
+    set[n].la = tlb_code_never(n);
+    set[n].shift = 12;
 }
 
 static void near_flush(struct interp_tlb *t, bool global_too)
@@ -64,11 +71,11 @@ static void near_flush(struct interp_tlb *t, bool global_too)
     for (unsigned set = 0; set < TLB_NONE; set++)
         for (unsigned n = 0; n < TLB_NEAR; n++)
             if (global_too || !t->near[set][n].global)
-                near_clear(&t->near[set][n]);
+                near_clear(t->near[set], n);
     for (unsigned set = 0; set < 2; set++)
         for (unsigned n = 0; n < TLB_NEAR_CODE; n++)
             if (global_too || !t->code[set][n].global)
-                t->code[set][n].la = TLB_NEVER;
+                code_clear(t->code[set], n);
     if (t->owner->vm->mirror)
         t->owner->vm->mirror->tlb_flush(t->owner, global_too);
 }
@@ -110,7 +117,7 @@ int tlb_create(struct interp_vcpu *v, struct error *err)
     t->owner = v;
     t->next_context = 1;
     for (unsigned n = 0; n < TLB_NEAR; n++)
-        near_clear(&t->near[TLB_NONE][n]);
+        near_clear(t->near[TLB_NONE], n);
     v->tlb = t;
     interp_tlb_flush_all(v);
     interp_tlb_switch(v);
@@ -234,16 +241,16 @@ static void large_flush(struct interp_tlb *t, uint64_t la)
         for (unsigned n = 0; n < TLB_NEAR; n++) {
             struct tlb_near *e = &t->near[set][n];
             if (same_page(e->la, e->shift, la))
-                near_clear(e);
-            else if (e->la != TLB_NEVER && e->shift > 12)
+                near_clear(t->near[set], n);
+            else if (e->shift > 12)
                 large_note(t, e->la, e->shift);
         }
     for (unsigned set = 0; set < 2; set++)
         for (unsigned n = 0; n < TLB_NEAR_CODE; n++) {
             struct tlb_near_code *e = &t->code[set][n];
             if (same_page(e->la, e->shift, la))
-                e->la = TLB_NEVER;
-            else if (e->la != TLB_NEVER && e->shift > 12)
+                code_clear(t->code[set], n);
+            else if (e->shift > 12)
                 large_note(t, e->la, e->shift);
         }
 }
@@ -269,14 +276,14 @@ static void page_flush(struct interp_tlb *t, uint64_t la)
 {
     uint64_t page_la = la & ~(uint64_t)(PAGE_SIZE - 1);
     for (unsigned set = 0; set < TLB_NONE; set++) {
-        struct tlb_near *e = &t->near[set][tlb_near_index(page_la)];
-        if (e->la == page_la)
-            near_clear(e);
+        unsigned n = tlb_near_index(page_la);
+        if (t->near[set][n].la == page_la)
+            near_clear(t->near[set], n);
     }
     for (unsigned set = 0; set < 2; set++) {
-        struct tlb_near_code *e = &t->code[set][tlb_code_index(page_la)];
-        if (e->la == page_la)
-            e->la = TLB_NEVER;
+        unsigned n = tlb_code_index(page_la);
+        if (t->code[set][n].la == page_la)
+            code_clear(t->code[set], n);
     }
     struct tlb_far *e;
     while ((e = far_find(t, page_la)))
@@ -290,7 +297,11 @@ static void page_flush(struct interp_tlb *t, uint64_t la)
 
 void interp_tlb_flush_page(struct interp_vcpu *v, uint64_t la)
 {
-    page_flush(v->tlb, v->s.efer & EFER_LMA ? la : (uint32_t)la);
+    if (!(v->s.efer & EFER_LMA))
+        la = (uint32_t)la;
+    else if (!cpu_is_canonical(&v->s, la))
+        return; // nothing is there (AMD APM vol. 3, INVLPG)
+    page_flush(v->tlb, la);
     v->count.tlb_flushes++;
 }
 
@@ -351,13 +362,13 @@ static void near_fill(struct interp_vcpu *v, struct tlb_near *set, const struct 
 {
     if (!f->host)
         return;
-    struct tlb_near *e = &set[tlb_near_index(f->la)];
+    unsigned n = tlb_near_index(f->la);
     bool read = cpu_page_allows(&v->s, f->user_page, f->writable, f->executable, CPU_READ, user, implicit);
     bool write = f->dirty && !f->readonly &&
                  cpu_page_allows(&v->s, f->user_page, f->writable, f->executable, CPU_WRITE, user, implicit);
-    *e = (struct tlb_near){
-        .read = read ? f->la : TLB_NEVER,
-        .write = write ? f->la : TLB_NEVER,
+    set[n] = (struct tlb_near){
+        .read = read ? f->la : tlb_near_never(n),
+        .write = write ? f->la : tlb_near_never(n),
         .host = f->host,
         .page = f->page,
         .gpa = f->gpa,

@@ -17,14 +17,18 @@
 #include "engine/interp/interp.h"
 #include "engine/interp/ram.h"
 
-// No linear address is in this page: it is not canonical with 48 or 57 bits, and more than 32.
+// The page of an empty entry of the far table, which is asked only for addresses that exist: this one is not canonical
+// with 48 or 57 bits, and more than 32.
+//
+// The near tables are asked for any address whatever, so there an empty entry holds a page that belongs to another
+// entry (tlb_near_never, tlb_code_never).
 #define TLB_NEVER 0x7ffffffffffff000ull
 
 enum { TLB_NEAR = 256, TLB_NEAR_CODE = 128, TLB_FAR = 4096, TLB_PCIDS = 8, TLB_FILTER = 4096 };
 enum tlb_set { TLB_USER, TLB_SUPERVISOR, TLB_SUPERVISOR_AC, TLB_NONE, TLB_SETS };
 
 struct tlb_near {
-    uint64_t read, write; // the page's linear address if such an access may be done at once, else TLB_NEVER
+    uint64_t read, write; // the page's linear address if such an access may be done at once, else tlb_near_never
     uint8_t *host;        // the page
     page_word *page;
     uint64_t gpa;
@@ -34,7 +38,7 @@ struct tlb_near {
 };
 
 struct tlb_near_code {
-    uint64_t la; // TLB_NEVER: empty
+    uint64_t la; // tlb_code_never: empty
     const uint8_t *host;
     page_word *page;
     uint64_t gpa;
@@ -98,4 +102,15 @@ static inline unsigned tlb_near_index(uint64_t la)
 static inline unsigned tlb_code_index(uint64_t la)
 {
     return (la >> 12 ^ la >> 19) & (TLB_NEAR_CODE - 1);
+}
+
+// Pages that are looked for in another entry than number n.
+static inline uint64_t tlb_near_never(unsigned n)
+{
+    return (uint64_t)(n ^ 1) << 12;
+}
+
+static inline uint64_t tlb_code_never(unsigned n)
+{
+    return (uint64_t)(n ^ 1) << 12;
 }

@@ -347,12 +347,53 @@ static void smap_and_ac(void **state)
     bed_close(&b);
 }
 
+GUEST(invlpg_load, 64, "invlpg (%rax); mov (%rax), %rbx; hlt");
+GUEST(push_there, 64, "lea 8(%rax), %rsp; push %rbx; hlt");
+
+// No address is so strange that an empty entry of a TLB could be taken for its translation: all kinds of them, after
+// all entries were in use, and after they were emptied.
+static void strange_addresses(void **state)
+{
+    (void)state;
+    static const uint64_t strange[] = {0x7ffffffffffff000, 0x7fffffffffffffe0, 0x8000000000000000, 0x8000000000000ff0,
+                                       0x800000000000,     0xffff7ffffffffff0, 0x0123456789abc000, 0xff00000000000000};
+    static const struct engine_ops *const engines[] = {&engine_interp, &engine_dbt};
+    for (unsigned e = 0; e < 2; e++) {
+        struct bed b;
+        bed_open_engine(&b, BED_LONG, NULL, engines[e]);
+        bed_gate(&b, EXC_SS, BED_CS, BED_HANDLERS + 16 * EXC_SS, 0x8e, 1);
+        for (unsigned round = 0; round < 2; round++) {
+            for (unsigned n = 0; n < sizeof strange / sizeof *strange; n++) {
+                b.s.gpr[CPU_RAX] = strange[n];
+                b.s.gpr[CPU_RSP] = BED_STACK;
+                RUN(&b, load8);
+                assert_int_equal(bed_vector(&b), EXC_GP);
+                b.s.gpr[CPU_RSP] = BED_STACK;
+                RUN(&b, store8);
+                assert_int_equal(bed_vector(&b), EXC_GP);
+                b.s.gpr[CPU_RSP] = BED_STACK;
+                RUN(&b, invlpg_load);
+                assert_int_equal(bed_vector(&b), EXC_GP);
+                RUN(&b, push_there);
+                assert_int_equal(bed_vector(&b), EXC_SS);
+            }
+            for (unsigned n = 0; n < 600; n++) {
+                b.s.gpr[CPU_RAX] = BED_DATA + (uint64_t)n * 4096;
+                RUN(&b, load8);
+                assert_int_equal(bed_vector(&b), -1);
+            }
+        }
+        bed_close(&b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crossing),
         cmocka_unit_test(crossing_is_all_or_nothing),
         cmocka_unit_test(wraps_in_32_bits),
+        cmocka_unit_test(strange_addresses),
         cmocka_unit_test(devices),
         cmocka_unit_test(rom),
         cmocka_unit_test(mapping_errors),
