@@ -546,6 +546,7 @@ static bool write_insn(struct dbt_translation *t, unsigned k)
 // Goes through the instructions. Returns how many were written in full; what follows the last of them is the way out.
 static unsigned write_body(struct dbt_translation *t)
 {
+    t->slot_before = t->flags_in_slot;
     for (unsigned k = 0; k < t->count; k++) {
         struct emit at = t->e;
         unsigned colds = t->colds, exits = t->exits;
@@ -580,7 +581,7 @@ struct dbt_block *dbt_translate(struct dbt_translation *t, struct dbt_block *b)
     t->look_after = 0;
     t->next_pool = 0;
     t->stack_covered = 0;
-    t->flags_in_slot = t->slot_before = false;
+    t->flags_in_slot = false;
     memset(t->group, 0, sizeof t->group);
     t->start = t->e.p;
     t->block = b;

@@ -8,7 +8,7 @@ static void put(struct encoded *e, unsigned byte)
     e->bytes[e->len++] = (uint8_t)byte;
 }
 
-static void prefixes(struct encoded *e, const struct form *f, struct random *r)
+static void prefixes(struct encoded *e, const struct form *f, struct random *r, const struct encode_choice *c)
 {
     // In 64-bit mode ES, CS, SS and DS mean nothing and FS is not ours.
     static const uint8_t segment[] = {0x26, 0x2e, 0x36, 0x3e, 0x65, 0x65};
@@ -16,19 +16,60 @@ static void prefixes(struct encoded *e, const struct form *f, struct random *r)
         put(e, segment[random_below(r, sizeof segment)]);
     // Without ModRM an address size can't be told from the bytes that follow it; string instructions are tried too.
     bool sized = (f->modrm && f->mem) || f->category == ZYDIS_CATEGORY_STRINGOP;
-    if (sized && random_chance(r, f->long64 ? 12 : 3))
+    if (sized && random_chance(r, c ? 2 : f->long64 ? 12 : 3))
         put(e, 0x67);
     for (unsigned n = 0; n < f->prefixes; n++)
         put(e, f->prefix[n]);
 }
 
+static unsigned choose(struct random *r, uint16_t from)
+{
+    unsigned n = random_below(r, (unsigned)__builtin_popcount(from));
+    for (; n; n--)
+        from &= from - 1;
+    return (unsigned)__builtin_ctz(from);
+}
+
+static unsigned any_register(const struct form *f, struct random *r, const struct encode_choice *c)
+{
+    return c ? choose(r, c->registers) : random_below(r, f->long64 ? 16 : 8);
+}
+
+// A memory operand with a base of choice.
+static void chosen_operand(struct encoded *e, struct random *r, const struct encode_choice *c, unsigned reg,
+                           unsigned *rex)
+{
+    unsigned base = choose(r, c->bases), mod = random_below(r, 3);
+    bool sib = (base & 7) == 4 || random_chance(r, 25);
+    if (!mod && (base & 7) == 5)
+        mod = 1;
+    *rex |= base & 8 ? 1 : 0;
+    put(e, mod << 6 | (reg & 7) << 3 | (sib ? 4 : base & 7));
+    if (sib) {
+        unsigned index = random_chance(r, 70) ? choose(r, c->indexes) : 4;
+        *rex |= index & 8 ? 2 : 0;
+        put(e, random_below(r, 4) << 6 | (index & 7) << 3 | (base & 7));
+    }
+    e->disp_at = e->len;
+    int disp = (int)random_below(r, 256) - 128;
+    if (random_chance(r, 5))
+        disp *= 61;
+    for (unsigned n = 0; n < 4; n++)
+        put(e, (unsigned)(disp >> 8 * n) & 0xff);
+}
+
 // `address16`: 16-bit addressing, which has no SIB.
-static void modrm(struct encoded *e, const struct form *f, struct random *r, bool address16, unsigned *rex)
+static void modrm(struct encoded *e, const struct form *f, struct random *r, const struct encode_choice *c,
+                  bool address16, unsigned *rex)
 {
     unsigned reg = f->reg, rm = f->rm, mod = 3;
     if (f->reg_free) {
-        reg = random_below(r, f->long64 ? 16 : 8);
+        reg = any_register(f, r, c);
         *rex |= reg & 8 ? 4 : 0;
+    }
+    if (f->mem && c && !f->vsib) {
+        chosen_operand(e, r, c, reg, rex);
+        return;
     }
     if (f->mem) {
         mod = random_below(r, 3);
@@ -36,7 +77,7 @@ static void modrm(struct encoded *e, const struct form *f, struct random *r, boo
         if (f->long64)
             *rex |= random_below(r, 4);
     } else if (f->rm_free) {
-        rm = random_below(r, f->long64 ? 16 : 8);
+        rm = any_register(f, r, c);
         *rex |= rm & 8 ? 1 : 0;
     }
     put(e, mod << 6 | (reg & 7) << 3 | (rm & 7));
@@ -50,11 +91,12 @@ static void modrm(struct encoded *e, const struct form *f, struct random *r, boo
         put(e, (unsigned)random_bits(r) & 0xff);
 }
 
-static void vex(struct encoded *e, const struct form *f, struct random *r, bool address16)
+static void vex(struct encoded *e, const struct form *f, struct random *r, const struct encode_choice *c,
+                bool address16)
 {
-    unsigned vvvv = f->vvvv_free ? random_below(r, f->long64 ? 16 : 8) : 0, rex = 0;
+    unsigned vvvv = f->vvvv_free ? any_register(f, r, c) : 0, rex = 0;
     struct encoded tail = {.len = 0};
-    modrm(&tail, f, r, address16, &rex);
+    modrm(&tail, f, r, c, address16, &rex);
     if (f->map == 1 && !f->w && !(rex & 3) && random_chance(r, 50)) {
         put(e, 0xc5);
         put(e, (rex & 4 ? 0 : 0x80) | (~vvvv & 15) << 3 | f->l << 2 | f->pp);
@@ -70,14 +112,15 @@ static void vex(struct encoded *e, const struct form *f, struct random *r, bool 
     e->len += tail.len;
 }
 
-static void legacy(struct encoded *e, const struct form *f, struct random *r, bool address16)
+static void legacy(struct encoded *e, const struct form *f, struct random *r, const struct encode_choice *c,
+                   bool address16)
 {
     unsigned rex = 0, opcode = f->opcode;
     struct encoded tail = {.len = 0};
     if (f->modrm)
-        modrm(&tail, f, r, address16, &rex);
+        modrm(&tail, f, r, c, address16, &rex);
     if (f->opcode_reg) {
-        unsigned reg = random_below(r, f->long64 ? 16 : 8);
+        unsigned reg = any_register(f, r, c);
         opcode = (opcode & 0xf8) | (reg & 7);
         rex |= reg & 8 ? 1 : 0;
     }
@@ -105,13 +148,18 @@ bool encode_decode(struct encoded *e, const struct form *f)
 
 bool encode_random(struct encoded *e, const struct form *f, struct random *r)
 {
+    return encode_chosen(e, f, r, NULL);
+}
+
+bool encode_chosen(struct encoded *e, const struct form *f, struct random *r, const struct encode_choice *c)
+{
     memset(e, 0, sizeof *e);
-    prefixes(e, f, r);
+    prefixes(e, f, r, c);
     bool address16 = !f->long64 && memchr(e->bytes, 0x67, e->len);
     if (f->vex)
-        vex(e, f, r, address16);
+        vex(e, f, r, c, address16);
     else
-        legacy(e, f, r, address16);
+        legacy(e, f, r, c, address16);
     // Decoded once with four bytes of displacement to learn how many there are.
     unsigned end = e->len;
     for (unsigned n = 0; n < 8; n++)
