@@ -18,7 +18,7 @@
 #include "engine/interp/ram.h"
 
 enum { DBT_HASH = 1 << 15, DBT_PAGE_HASH = 1 << 12, DBT_PAIR_HASH = 1 << 12 };
-enum { DBT_CACHE_DEFAULT = 32 << 20, DBT_CACHE_MIN = 1 << 20 };
+enum { DBT_CACHE_DEFAULT = 48 << 20, DBT_CACHE_MIN = 1 << 20 };
 
 struct code_page;
 struct code_pair;

@@ -130,7 +130,9 @@ struct cells {
     bool always;                    // ENGINE_CELLS_ALWAYS
     bool hot;                       // go there from user code
     int streak;                     // timer interrupts in a row that found user code
-    uint64_t refused;               // context of a program that does not go there before the next timer interrupt
+    uint64_t seen[CELLS];           // contexts that timer interrupts found, the last ones
+    unsigned next_seen;
+    uint64_t refused; // context of a program that does not go there before the next timer interrupt
 };
 
 // --- process.c

@@ -17,7 +17,9 @@
 enum {
     SAMPLES = 2,        // in a row make hot
     BRIEF_NS = 150000,  // of the cell's processor time: shorter stays do not pay
-    BRIEF_STAYS = 6,    // in a row are too many
+    VISIT_NS = 30000,   // what coming and going takes of it
+    VISITS = 64,        // in one stay, before it is looked at again
+    BRIEF_STAYS = 3,    // in a row are too many
     REST_NS = 30000000, // the first time; doubled up to
     REST_MAX_NS = 1000000000,
     KEEP_NS = 60000000,   // a cell that was used so recently is not given to another program
@@ -75,6 +77,14 @@ void cells_kick(struct dbt_vcpu *v)
 
 // --- when
 
+static bool was_seen(const struct cells *cells, uint64_t context)
+{
+    for (unsigned n = 0; n < CELLS; n++)
+        if (cells->seen[n] == context)
+            return true;
+    return false;
+}
+
 void cells_note_interrupt(struct dbt_vcpu *v, bool user)
 {
     struct cells *cells = v->cells;
@@ -89,6 +99,8 @@ void cells_note_interrupt(struct dbt_vcpu *v, bool user)
     else if (cells->streak == SAMPLES)
         cells->hot = !cells->impossible;
     cells->refused = 0;
+    if (user && !was_seen(cells, v->i.tlb->context))
+        cells->seen[cells->next_seen++ % CELLS] = v->i.tlb->context;
 }
 
 // Whether kernel code is to be watched for its return to a program whose place is in a cell.
@@ -114,16 +126,17 @@ static uint64_t now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-// After a stay. Processor time counts, not the clock: the host may have had other things to do.
-static void judge(struct cell *c)
+// After a stay of so many visits. Processor time counts, not the clock, because the host may have had other things to
+// do; and what the visits themselves cost is no gain.
+static void judge(struct cell *c, unsigned visits)
 {
-    uint64_t before = c->time;
+    uint64_t before = c->time, cost = (uint64_t)visits * VISIT_NS;
     c->time = cell_time(c);
     c->used = now();
-    if (c->time - before >= BRIEF_NS) {
+    if (c->time - before >= BRIEF_NS + cost) {
         c->brief = 0;
         c->rest = REST_NS;
-    } else if (++c->brief == BRIEF_STAYS) {
+    } else if (++c->brief >= BRIEF_STAYS) {
         c->brief = 0;
         c->until = c->used + c->rest;
         if (c->rest < REST_MAX_NS)
@@ -167,6 +180,8 @@ static struct cell *select_cell(struct dbt_vcpu *v)
         else if (!best || c->cr3 == cr3 || (best->cr3 != cr3 && c->used < best->used))
             best = c; // with the same cr3: the same program, perhaps, and its code may still be good
     }
+    if (!cells->always && !was_seen(cells, context))
+        return NULL; // most programs end before that
     if (empty && !(best && best->cr3 == cr3))
         best = new_cell(v, empty);
     else if (best && best->cr3 != cr3 && time - best->used < KEEP_NS && !cells->always)
@@ -359,14 +374,16 @@ bool cells_run(struct dbt_vcpu *v)
     }
     enum outcome how = STEP;
     bool entered = false;
+    unsigned visits = 0;
     do {
         if (!visit(c, &how)) {
             how = DONE;
             break;
         }
         entered = true;
-    } while (how == AGAIN || how == AGAIN_HERE);
-    judge(c);
+        visits++;
+    } while (how == AGAIN_HERE || (how == AGAIN && visits < VISITS));
+    judge(c, visits);
     if (c->dead) {
         for (unsigned n = 0; n < CELLS; n++)
             if (cells->cell[n] == c)
