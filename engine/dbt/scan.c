@@ -386,7 +386,9 @@ static void find_live_flags(struct dbt_translation *t)
         if (t->key & DBT_KEY_ALONE || ends_block(i) || i->class == CLASS_JCC || i->class == CLASS_JRCXZ)
             live = FLAGS_ALL;
         i->flags_live_out = live;
-        if (i->flags_conditional)
+        if (i->class == CLASS_STEP)
+            live = FLAGS_ALL; // some read flags in ways of their own (SYSCALL), or leave them as they were (REP CMPS)
+        else if (i->flags_conditional)
             live |= i->flags_read; // and whatever was there may stay
         else
             live = (uint8_t)((live & ~i->flags_written) | i->flags_read);

@@ -83,6 +83,7 @@ void piece_remap(struct maker *m)
     e8(&m->e, 0x0f); // invlpg
     e8(&m->e, 0x01);
     e_mem(&m->e, 7, r, NO_REG, 1, 0);
+    all_flags(m); // those of the entry tell of its accessed and dirty bits
 }
 
 void piece_flags_register(struct maker *m)
