@@ -331,6 +331,11 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
         if (!counted && cells_wanted(v) && translatable(v) && fpu_usable(&i->s) && !interp_attention(i)) {
             dbt_park(v);
             if (cells_run(v)) {
+                if (cells_lost(v)) {
+                    error_set(err, 0, "vCPU %u: the process that ran a guest program has died", i->base.id);
+                    how = ENGINE_EXIT_ERROR;
+                    break;
+                }
                 a = (struct arrival){0};
                 continue;
             }

@@ -127,6 +127,7 @@ struct cells {
     struct cell *cell[CELLS];
     _Atomic(struct cell *) running; // guest code runs in it: who wants the vCPU must kick
     bool impossible;                // this host lets us make none
+    bool lost;                      // a cell has died, and with it the registers that were in it
     bool always;                    // ENGINE_CELLS_ALWAYS
     bool hot;                       // go there from user code
     int streak;                     // timer interrupts in a row that found user code
@@ -173,6 +174,8 @@ bool cells_wanted(const struct dbt_vcpu *v);
 bool cells_watch(const struct dbt_vcpu *v);
 // Does so; false if it could not be done. The guest's vector state must be parked.
 bool cells_run(struct dbt_vcpu *v);
+// The guest's state is lost: the vCPU cannot go on.
+bool cells_lost(const struct dbt_vcpu *v);
 // An interrupt was taken, from user code or not.
 void cells_note_interrupt(struct dbt_vcpu *v, bool user);
 // What may no longer be true: a translation of the current context; what is mapped writable (NULL: anything); code at

@@ -91,17 +91,23 @@ CELL_TEXT void cell_signal(int number, void *info, void *context)
         SHARED->why = CELL_WHY_SIGNAL;
         SHARED->signal = (uint32_t)number;
         SHARED->host_rip = (uint64_t)g[REG_RIP];
+        SHARED->rsp = (uint64_t)g[REG_RSP];
         SHARED->fault_address = (uint64_t)g[REG_CR2];
         SHARED->fault_error = (uint64_t)g[REG_ERR];
         SHARED->trap = (uint64_t)g[REG_TRAPNO];
         g[REG_RIP] = (greg_t)(CELL_BASE + CELL_LEAVE);
+        g[REG_RSP] = (greg_t)(CELL_BASE + CELL_STACK_END - 8); // the guest's may be no address to return to
         return;
     }
-    if (number != SIGUSR1)
+    bool entering = at >= CELL_ENTER && at < CELL_ENTER_END;
+    if (number == SIGUSR1)
+        SHARED->kicked = 1;
+    else if (!entering)
         end(121);
-    SHARED->kicked = 1;
-    if (at >= CELL_ENTER && at < CELL_ENTER_END) // it may have looked already
+    if (entering) { // it may have looked already; or an interrupt found no address in RSP
         g[REG_RIP] = (greg_t)(CELL_BASE + CELL_NOTHING);
+        g[REG_RSP] = (greg_t)(CELL_BASE + CELL_STACK_END - 8);
+    }
 }
 
 CELL_TEXT __attribute__((naked)) void cell_return(void)

@@ -268,9 +268,11 @@ static enum outcome stopped_by_signal(struct cell *c)
     struct cell_shared *s = c->s;
     const struct cell_place *p;
     const struct cell_block *b = cell_code_at(c, s->host_rip, &p);
+    bool at_place = b && CELL_BASE + p->host == s->host_rip;
+    s->gpr[CPU_RSP] = s->rsp;
     if (s->signal == SIGUSR1) {
         c->v->count.cell_kicks++;
-        if (!b || CELL_BASE + p->host != s->host_rip) { // amid something: a little further
+        if (!at_place) { // amid something: a little further
             s->enter_at = s->host_rip;
             return AGAIN_HERE;
         }
@@ -292,6 +294,12 @@ static enum outcome stopped_by_signal(struct cell *c)
             s->enter_at = s->host_rip;
             return AGAIN_HERE;
         }
+    }
+    // Guest code faults only at places. Elsewhere it was an interrupt of the host's that found no address in RSP.
+    if (!at_place && s->host_rip != c->fault_rip) {
+        c->fault_rip = s->enter_at = s->host_rip;
+        c->fault_address = 0;
+        return AGAIN_HERE;
     }
     c->fault_rip = 0;
     c->v->count.cell_faults++;
@@ -364,6 +372,11 @@ static bool visit(struct cell *c, enum outcome *how)
     return true;
 }
 
+bool cells_lost(const struct dbt_vcpu *v)
+{
+    return v->cells->lost;
+}
+
 bool cells_run(struct dbt_vcpu *v)
 {
     struct cells *cells = v->cells;
@@ -389,9 +402,8 @@ bool cells_run(struct dbt_vcpu *v)
             if (cells->cell[n] == c)
                 cells->cell[n] = NULL;
         cell_destroy(c);
-        cells->impossible = true;
-        cells->hot = false;
-        log_warn(v->i.base.vm->config.log, "vCPU %u: a process that ran a guest program has died", v->i.base.id);
+        cells->lost = true;
+        return true;
     }
     if (how == STEP) {
         v->count.steps++;

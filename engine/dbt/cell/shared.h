@@ -62,7 +62,7 @@ struct cell_shared {
     uint32_t why, exit;
     uint32_t kicked;
     uint32_t signal;
-    uint64_t host_rip, fault_address, fault_error, trap;
+    uint64_t host_rip, rsp, fault_address, fault_error, trap; // rsp: not in gpr
     uint64_t gpr[CPU_GPR_COUNT], flags, enter_at;
     uint32_t commands, failed; // failed: an errno
     struct cell_command command[CELL_COMMANDS];
