@@ -79,9 +79,12 @@ static void write_pushfq(struct dbt_translation *t, unsigned index)
     e_mem(e, t->s0, CPU_RSP, NO_REG, 1, 0);
 }
 
+// Nothing that could fault: whoever handles that would let the interrupt in first.
 static bool plain(const struct dbt_insn *i)
 {
-    return (i->class == CLASS_SKIP || i->class == CLASS_COPY) && !i->mem.present && !i->rsp_operand;
+    bool divides = i->z.mnemonic == ZYDIS_MNEMONIC_DIV || i->z.mnemonic == ZYDIS_MNEMONIC_IDIV;
+    return i->class == CLASS_SKIP ||
+           (i->class == CLASS_COPY && !i->mem.present && !i->rsp_operand && !i->fpu && !divides);
 }
 
 static void write_view(struct dbt_translation *t, unsigned index, bool ac)

@@ -70,6 +70,13 @@ static void syscalls(struct bed *b)
     b->s.efer |= EFER_SCE;
 }
 
+static void interrupt_waits(struct bed *b)
+{
+    plain(b);
+    b->vector = 0x40;
+    engine_notify(b->cpu, ENGINE_INTR);
+}
+
 static void user(struct bed *b)
 {
     plain(b);
@@ -204,6 +211,9 @@ static void no_sse(struct bed *b)
     X(crossing, plain, 0, "jmp 1f; .fill 4089, 1, 0x90; 1: movabs $0x1122334455667788, %rax; jmp 2f; .balign 4096; .fill 4094, 1, 0x90; 2: add %rax, 0x12(%rbx)") \
     X(crossing_loop, plain, 0, "mov $30, %ecx; jmp 1f; .fill 4088, 1, 0x90; 1: add %rcx, 8(%rbx); dec %ecx; jnz 1b") \
     X(crossing_modified, plain, 0, "mov $30, %ecx; lea 1f(%rip), %rdx; jmp 1f; .fill 4078, 1, 0x90; 1: mov $1, %eax; add %rax, %rsi; incb 2(%rdx); dec %ecx; jnz 1b") \
+    X(sti_divide, interrupt_waits, STATUS, "xor %edx, %edx; xor %ecx, %ecx; sti; div %rcx; nop") \
+    X(sti_float, interrupt_waits, STATUS, "movl $0x1f00, (%rbx); ldmxcsr (%rbx); xorps %xmm0, %xmm0; sti; divss %xmm0, %xmm0; nop") \
+    X(sti_plain, interrupt_waits, 0, "sti; inc %rax; inc %rax") \
     X(syscall_flags, syscalls, 0, "mov $20, %r8d; 1: syscall; add %r11, %rdx; dec %r8; stc; jnz 1b") \
     X(crossing_step, plain, 0, "xor %ecx, %ecx; stc; jmp 1f; .fill 4080, 1, 0x90; 1: nop; movabs $0x208000, %rsp; adc %rax, %rcx; pushf; pop %rdx") \
     X(crossing_to_absent, code_before_absent, STATUS, "movabs $0x210ffe, %rax; inc %rcx; call *%rax")                  \
