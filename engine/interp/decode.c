@@ -246,6 +246,16 @@ static bool ends_block(const ZydisDecodedInstruction *z)
     }
 }
 
+// How many bytes it takes to know that they are no instruction. If one of them changes, they may become one.
+static uint8_t bytes_enough(const ZydisDecoder *d, const uint8_t *bytes, unsigned available)
+{
+    ZydisDecodedInstruction z;
+    unsigned n = 1;
+    while (n < available && ZydisDecoderDecodeInstruction(d, NULL, bytes, n, &z) == ZYDIS_STATUS_NO_MORE_DATA)
+        n++;
+    return (uint8_t)n;
+}
+
 bool decode_insn(struct interp_vcpu *v, const uint8_t *bytes, unsigned available, struct interp_insn *out, bool *last)
 {
     ZydisDecodedInstruction z;
@@ -271,6 +281,7 @@ bool decode_insn(struct interp_vcpu *v, const uint8_t *bytes, unsigned available
     if (ZYAN_FAILED(r)) {
         if (r == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
             out->fn = too_long;
+        out->len = bytes_enough(&d->mode[v->mode], bytes, available);
         return true;
     }
     out->len = z.length;

@@ -268,15 +268,39 @@ static void device_writes(void **state)
     bed_close(&b);
 }
 
+// What is no instruction can become one by any of its bytes.
+static void undefined_becomes_defined(void **state)
+{
+    (void)state;
+    static const uint8_t code[] = {0x40, 0xff, 0xff, 0xf4}; // ff /7 does not exist
+    struct bed b;
+    bed_open(&b, BED_LONG);
+    bed_load(&b, code, code + sizeof code);
+    bed_run(&b);
+    assert_int_equal(bed_vector(&b), EXC_UD);
+    bed_write(&b, BED_CODE + 1, 0x90f4, 2); // rex hlt
+    b.s.rip = BED_CODE;
+    bed_run(&b);
+    assert_int_equal(bed_vector(&b), -1);
+    bed_close(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(next_instruction),   cmocka_unit_test(other_ways_to_write),
-        cmocka_unit_test(again_and_again),    cmocka_unit_test(data_on_the_page),
-        cmocka_unit_test(crossing),           cmocka_unit_test(crossing_into_another_page),
-        cmocka_unit_test(fetch_faults),       cmocka_unit_test(last_bytes_of_a_page),
-        cmocka_unit_test(too_long),           cmocka_unit_test(no_memory),
-        cmocka_unit_test(code_segment_limit), cmocka_unit_test(more_than_the_cache_holds),
+        cmocka_unit_test(undefined_becomes_defined),
+        cmocka_unit_test(next_instruction),
+        cmocka_unit_test(other_ways_to_write),
+        cmocka_unit_test(again_and_again),
+        cmocka_unit_test(data_on_the_page),
+        cmocka_unit_test(crossing),
+        cmocka_unit_test(crossing_into_another_page),
+        cmocka_unit_test(fetch_faults),
+        cmocka_unit_test(last_bytes_of_a_page),
+        cmocka_unit_test(too_long),
+        cmocka_unit_test(no_memory),
+        cmocka_unit_test(code_segment_limit),
+        cmocka_unit_test(more_than_the_cache_holds),
         cmocka_unit_test(device_writes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
