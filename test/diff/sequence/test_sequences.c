@@ -1,6 +1,6 @@
 // Random programs under two engines: the translator must end every one of them as the interpreter does.
 //
-//     test_sequences [--seed N] [--programs N] [--seconds N] [--program N] [--keep-going]
+//     test_sequences [--seed N] [--programs N] [--seconds N] [--from N] [--program N] [--keep-going]
 //
 // Program N of a seed is the same in every run (grammar.c). Each runs under the interpreter with its instructions
 // counted, and under the translator freely, counted, in steps of random lengths, now and then one instruction at a
@@ -289,6 +289,8 @@ static void print_setup(const struct setup *s)
 // A difference: shows the least program that has it.
 static void tell(const struct options *o, uint64_t number, unsigned way)
 {
+    static char first[SAID];
+    memcpy(first, told->why, SAID);
     program_make(&bench.p, bench.grammar, program_seed(o, number));
     printf("program %" PRIu64 " of seed %" PRIu64 ", run %s: ", number, o->seed, way_name(way));
     if (still_differs(way)) {
@@ -297,6 +299,7 @@ static void tell(const struct options *o, uint64_t number, unsigned way)
         printf("these pieces are enough\n");
     } else {
         printf("differs only after other programs\n");
+        memcpy(told->why, first, SAID);
     }
     lay();
     print_setup(&bench.p.setup);
@@ -311,7 +314,7 @@ static void tell(const struct options *o, uint64_t number, unsigned way)
 static int run_all(const struct options *o)
 {
     time_t begin = now(), until = o->seconds ? begin + o->seconds : begin + (1 << 30);
-    uint64_t next = o->single ? o->one : 0;
+    uint64_t next = o->one;
     unsigned differences = 0;
     while (next < o->programs && now() < until && (o->keep_going || !differences)) {
         fflush(NULL);
@@ -349,6 +352,8 @@ static bool parse(struct options *o, int argc, char **argv)
             o->programs = v;
         else if (!strcmp(argv[n], "--seconds"))
             o->seconds = (unsigned)v;
+        else if (!strcmp(argv[n], "--from"))
+            o->one = v;
         else if (!strcmp(argv[n], "--program")) {
             o->single = true;
             o->one = v;
@@ -366,7 +371,9 @@ int main(int argc, char **argv)
     struct error err = {""};
     const struct cpu_config config = {.cpus = 1, .tsc_khz = 1000000};
     if (!parse(&o, argc, argv) || (!o.seconds && o.programs == UINT64_MAX)) {
-        fprintf(stderr, "usage: test_sequences [--seed N] [--programs N] [--seconds N] [--program N] [--keep-going]\n");
+        fprintf(
+            stderr,
+            "usage: test_sequences [--seed N] [--programs N] [--seconds N] [--from N] [--program N] [--keep-going]\n");
         return 2;
     }
     if (engine_dbt.probe(&err)) {
