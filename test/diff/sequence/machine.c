@@ -437,6 +437,12 @@ bool machine_step(struct machine *m)
     return m->end == LIMIT;
 }
 
+int machine_vector(const struct machine *m)
+{
+    uint64_t at = m->s.rip - (SYSTEM + STUBS);
+    return at < 16 * 256 ? (int)(at / 16) : -1;
+}
+
 void machine_run(struct machine *m, const struct program *p, const uint8_t *memory, const struct cpu_model *model,
                  enum how how, uint64_t limit, uint64_t steps)
 {

@@ -54,3 +54,6 @@ void machine_run(struct machine *m, const struct program *p, const uint8_t *memo
 // For telling what a program does: one instruction more. False: it has ended.
 void machine_begin(struct machine *m, const struct program *p, const uint8_t *memory, const struct cpu_model *model);
 bool machine_step(struct machine *m);
+// The vector whose handler has just begun, or -1. (An engine need not count an instruction that faults: a step may be
+// one further.)
+int machine_vector(const struct machine *m);
