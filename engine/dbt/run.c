@@ -263,6 +263,7 @@ static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
     dbt_unpark(v);
     v->count.dispatches++;
     dbt_runtime(v)->enter(v);
+    dbt_sanitized(v);
     dbt_view_sync(&v->i);
 }
 
