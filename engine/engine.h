@@ -73,6 +73,7 @@ enum engine_cells { ENGINE_CELLS_AUTO, ENGINE_CELLS_OFF, ENGINE_CELLS_ALWAYS };
 struct engine_tuning {
     uint64_t code_cache; // limit in bytes of translated code per vCPU
     enum engine_cells cells;
+    bool translate_always; // code is translated when it runs for the first time, not only once it is hot
     // Guest memory as other processes can map it: what is mapped from [memory, memory + memory_size) is the contents of
     // the file memory_fd, which stays the caller's. memory_size 0: they cannot, and there will be no cells.
     int memory_fd;

@@ -226,6 +226,12 @@ static int take_cells(struct run_options *o, char *v, struct error *err)
     return wrong(err, "--cells %.40s: auto, off or always", v);
 }
 
+static int take_translate(struct run_options *o, char *v, struct error *err)
+{
+    o->translate_always = !strcmp(v, "always");
+    return o->translate_always || !strcmp(v, "hot") ? 0 : wrong(err, "--translate %.40s: hot or always", v);
+}
+
 static int take_verbose(struct run_options *o, char *v, struct error *err)
 {
     (void)v, (void)err;
@@ -252,6 +258,8 @@ static const struct option options[] = {
     {"engine", "NAME", "what executes the CPUs; auto (the default) or a name that trapeze doctor shows", take_engine},
     {"cells", "auto|off|always",
      "whether engine dbt runs guest programs that compute in processes of their own (default auto)", take_cells},
+    {"translate", "hot|always", "whether engine dbt interprets code until it has run a few times (default hot)",
+     take_translate},
     {"console", "WHERE", "the serial port: stdio (default), pty, socket:PATH, file:PATH, none", take_console},
     {"hvc", "WHERE", "a virtio console (hvc0) as well; the same choices", take_hvc},
     {"virtio", "pci|mmio", "how virtio devices are attached (default pci)", take_virtio},

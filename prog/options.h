@@ -34,6 +34,7 @@ struct run_options {
     bool stats;
     bool help;
     enum engine_cells cells;
+    bool translate_always;
     unsigned trace; // TRACE_* of report/log.h
     unsigned verbose;
 };

@@ -176,8 +176,11 @@ static int build(struct run *r, struct error *err)
         (e = vm_init(&r->vm, &r->log, r->loop, engine, &r->model, err)))
         return e;
     r->vm_made = true;
-    const struct engine_tuning tuning = {
-        .cells = r->o.cells, .memory_fd = r->ram.fd, .memory = r->ram.base, .memory_size = r->ram.size};
+    const struct engine_tuning tuning = {.cells = r->o.cells,
+                                         .translate_always = r->o.translate_always,
+                                         .memory_fd = r->ram.fd,
+                                         .memory = r->ram.base,
+                                         .memory_size = r->ram.size};
     if (engine->tune)
         engine->tune(r->vm.engine, &tuning);
     r->vm.no_reboot = r->o.no_reboot;

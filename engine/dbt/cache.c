@@ -66,6 +66,8 @@ int dbt_cache_create(struct dbt_vcpu *v, uint64_t size, struct error *err)
     c->size = size;
     c->arena_size = size;
     c->arena = mmap(NULL, c->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (c->arena != MAP_FAILED)
+        madvise(c->arena, c->arena_size, MADV_DONTFORK); // a cell that is forked would have us copy it
     v->cache = c;
     if (c->rw == MAP_FAILED || c->rx == MAP_FAILED || c->arena == MAP_FAILED || !c->t) {
         int e = errno;
@@ -303,6 +305,18 @@ struct dbt_block *dbt_block(struct dbt_vcpu *v, const struct dbt_code *code, uns
     }
     v->count.translate_ns += now_ns() - begin;
     return b;
+}
+
+bool dbt_cold_still(struct dbt_vcpu *v, const struct dbt_code *code)
+{
+    struct dbt_cache *c = v->cache;
+    uint8_t *n = &c->cold[dbt_hash(code->rip, code->phys, 0) & (DBT_COLD - 1)];
+    if (!*n && ++c->colds == DBT_COLD_KEPT) {
+        memset(c->cold, 0, sizeof c->cold);
+        c->colds = 1;
+    }
+    *n += *n < DBT_HOT;
+    return *n < DBT_HOT;
 }
 
 struct dbt_block *dbt_block_at(struct dbt_vcpu *v, uint64_t host, const struct dbt_map **insn)

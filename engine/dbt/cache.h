@@ -17,7 +17,9 @@
 #include "engine/dbt/runtime.h"
 #include "engine/interp/ram.h"
 
-enum { DBT_HASH = 1 << 15, DBT_PAGE_HASH = 1 << 12, DBT_PAIR_HASH = 1 << 12 };
+enum { DBT_HASH = 1 << 17, DBT_PAGE_HASH = 1 << 12, DBT_PAIR_HASH = 1 << 12 };
+// Code is interpreted until it has been come to so often; how that is known is forgotten after so many blocks.
+enum { DBT_HOT = 16, DBT_COLD = 1 << 16, DBT_COLD_KEPT = 1 << 14 };
 enum { DBT_CACHE_DEFAULT = 48 << 20, DBT_CACHE_MIN = 1 << 20 };
 
 struct code_page;
@@ -38,6 +40,8 @@ struct dbt_cache {
     uint32_t next_id;
     struct dbt_runtime runtime;
     struct dbt_translation *t;
+    uint8_t cold[DBT_COLD]; // how often code without a block was come to
+    unsigned colds;         // entries that are not 0
 };
 
 static inline unsigned dbt_hash(uint64_t rip, uint64_t phys, unsigned key)
@@ -85,6 +89,9 @@ struct dbt_code {
 struct dbt_block *dbt_block(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key);
 // Only if it is there already.
 struct dbt_block *dbt_block_find(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key);
+
+// Counts one more time that there was no block for this code. False once that was often enough: it is hot.
+bool dbt_cold_still(struct dbt_vcpu *v, const struct dbt_code *code);
 
 void dbt_patch(struct dbt_exit *x, const uint8_t *target);
 // Makes exit x go to `to` directly.

@@ -151,6 +151,7 @@ static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct eng
     if (r)
         return r;
     struct dbt_vcpu *v = (struct dbt_vcpu *)i;
+    v->eager = tuning->translate_always;
     dbt_tlb_create(v);
     r = dbt_cache_create(v, tuning->code_cache ? tuning->code_cache : DBT_CACHE_DEFAULT, err);
     if (!r && tuning->memory_size && tuning->cells != ENGINE_CELLS_OFF && (r = cells_create(v, err)))
@@ -195,19 +196,34 @@ static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
         size_t offset;
     } table[] = {
 #define COUNTER(name) {"dbt_" #name, offsetof(struct dbt_counters, name)}
-        COUNTER(blocks),          COUNTER(guest_bytes),
-        COUNTER(host_bytes),      COUNTER(translate_ns),
-        COUNTER(dispatches),      COUNTER(links),
-        COUNTER(indirect_misses), COUNTER(steps),
-        COUNTER(quick),           COUNTER(polls),
-        COUNTER(tlb_fills),       COUNTER(tlb_walks),
-        COUNTER(tlb_flushes),     COUNTER(tlb_page_flushes),
-        COUNTER(stack_fills),     COUNTER(stack_splits),
-        COUNTER(invalidated),     COUNTER(cache_flushes),
-        COUNTER(fpu_parks),       COUNTER(host_faults),
-        COUNTER(cell_visits),     COUNTER(cell_links),
-        COUNTER(cell_steps),      COUNTER(cell_misses),
-        COUNTER(cell_kicks),      COUNTER(cell_pages),
+        COUNTER(blocks),
+        COUNTER(guest_bytes),
+        COUNTER(host_bytes),
+        COUNTER(translate_ns),
+        COUNTER(dispatches),
+        COUNTER(links),
+        COUNTER(indirect_misses),
+        COUNTER(steps),
+        COUNTER(quick),
+        COUNTER(cold),
+        COUNTER(polls),
+        COUNTER(tlb_fills),
+        COUNTER(tlb_walks),
+        COUNTER(tlb_flushes),
+        COUNTER(tlb_page_flushes),
+        COUNTER(stack_fills),
+        COUNTER(stack_splits),
+        COUNTER(invalidated),
+        COUNTER(cache_flushes),
+        COUNTER(fpu_parks),
+        COUNTER(host_faults),
+        COUNTER(cells),
+        COUNTER(cell_visits),
+        COUNTER(cell_links),
+        COUNTER(cell_steps),
+        COUNTER(cell_misses),
+        COUNTER(cell_kicks),
+        COUNTER(cell_pages),
         COUNTER(cell_faults),
 #undef COUNTER
     };

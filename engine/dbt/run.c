@@ -107,7 +107,8 @@ static const struct tlb_near_code *fetch(struct dbt_vcpu *v, uint64_t rip)
     return e;
 }
 
-static struct dbt_block *find(struct dbt_vcpu *v, unsigned key)
+// The block at RIP. *cold: there may be none for code that is not hot; it stays true if that is why.
+static struct dbt_block *find(struct dbt_vcpu *v, unsigned key, bool *cold)
 {
     enum { LONGEST = 15 };
     struct interp_vcpu *i = &v->i;
@@ -130,6 +131,8 @@ static struct dbt_block *find(struct dbt_vcpu *v, unsigned key)
     struct dbt_block *b = dbt_block_find(v, &code, key);
     if (!b) {
         dbt_park(v);
+        if (*cold && (*cold = dbt_cold_still(v, &code)))
+            return NULL;
         ram_mark_code(i, e->page);
         return dbt_block(v, &code, key);
     }
@@ -163,6 +166,13 @@ static void step(struct dbt_vcpu *v)
     dbt_park(v);
     v->count.steps++;
     interp_step(&v->i);
+}
+
+static void interpret_block(struct dbt_vcpu *v)
+{
+    dbt_park(v);
+    v->count.cold++;
+    interp_block(&v->i);
 }
 
 // An indirect branch to an address that is not canonical: #GP at the branch, which has done nothing (but for what a
@@ -270,8 +280,9 @@ static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
 // Instructions are counted: blocks one at a time, and near the end such of one instruction.
 static struct dbt_block *find_counted(struct dbt_vcpu *v, unsigned key, uint64_t left)
 {
-    struct dbt_block *b = find(v, key | DBT_KEY_ALONE);
-    return b && (uint64_t)b->insns + b->steps > left ? find(v, key | DBT_KEY_ALONE | DBT_KEY_SINGLE) : b;
+    bool cold = false;
+    struct dbt_block *b = find(v, key | DBT_KEY_ALONE, &cold);
+    return b && (uint64_t)b->insns + b->steps > left ? find(v, key | DBT_KEY_ALONE | DBT_KEY_SINGLE, &cold) : b;
 }
 
 enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
@@ -289,8 +300,7 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
     enum engine_exit how = ENGINE_EXIT_REQUESTED;
     interp_guest_enter(i);
     for (;;) {
-        // A program whose place is in a cell: watch for the kernel's return to it.
-        __atomic_store_n(&v->poll, cells_watch(v), __ATOMIC_SEQ_CST);
+        __atomic_store_n(&v->poll, 0, __ATOMIC_SEQ_CST);
         if (v->smap != (i->s.cr4 & CR4_SMAP)) { // STAC and CLAC mean something else now
             dbt_park(v);
             dbt_cache_flush(v);
@@ -341,11 +351,15 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
                 continue;
             }
         }
+        bool cold = !counted && !v->eager;
         struct dbt_block *b = !translatable(v) ? NULL
                               : counted        ? find_counted(v, key_now(v) | a.key, until - i->count.instructions)
-                                               : find(v, key_now(v) | a.key);
+                                               : find(v, key_now(v) | a.key, &cold);
         if (!b) {
-            step(v);
+            if (cold)
+                interpret_block(v);
+            else
+                step(v);
             a = (struct arrival){0};
             continue;
         }

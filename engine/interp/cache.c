@@ -40,6 +40,7 @@ int cache_create(struct interp_vcpu *v, struct error *err)
         free(c);
         return error_set(err, e, "vCPU %u: no memory for decoded code", v->base.id);
     }
+    madvise(c->arena, CACHE_ARENA, MADV_DONTFORK); // it would be copied as it changes
     v->cache = c;
     return 0;
 }

@@ -228,6 +228,17 @@ enum interp_result interp_step(struct interp_vcpu *v)
     return step(v);
 }
 
+static void found_run(struct interp_vcpu *v, struct interp_block *b)
+{
+    if (unlikely(!b) || unlikely(block_run(v, b) == INTERP_FAULT))
+        interp_deliver_fault(v);
+}
+
+void interp_block(struct interp_vcpu *v)
+{
+    found_run(v, cache_find(v, false));
+}
+
 void interp_guest_enter(struct interp_vcpu *v)
 {
     world_enter(v);
@@ -265,16 +276,13 @@ enum engine_exit interp_run(struct interp_vcpu *v, uint64_t count)
                 continue;
             }
         }
-        struct interp_block *b = NULL;
         if (unlikely(counted)) {
             if (v->count.instructions >= until)
                 break;
-            b = cache_find(v, true);
+            found_run(v, cache_find(v, true));
         } else {
-            b = cache_find(v, false);
+            interp_block(v);
         }
-        if (unlikely(!b) || unlikely(block_run(v, b) == INTERP_FAULT))
-            interp_deliver_fault(v);
     }
     interp_guest_leave(v);
     return how;

@@ -30,6 +30,9 @@ static inline bool interp_attention(const struct interp_vcpu *v)
 void interp_guest_enter(struct interp_vcpu *v);
 void interp_guest_leave(struct interp_vcpu *v);
 
+// Runs one block. In the guest, and with nothing for interp_attention().
+void interp_block(struct interp_vcpu *v);
+
 // As ops->vcpu_create, for an engine whose vCPU begins with a struct interp_vcpu and has `size` bytes in all (zeroed).
 int interp_vcpu_create(struct engine_vm *e, size_t size, unsigned id, void *owner, struct interp_vcpu **out,
                        struct error *err);

@@ -7,15 +7,15 @@
 // which ends the visit).
 //
 // A visit costs two switches between processes, and each page that is touched for the first time a signal and a system
-// call. So cells are for programs that compute: the vCPU tries one when timer interrupts have found it in the same user
-// program several times in a row, and stays away for a while when visits turn out to be short (run.c).
+// call. So cells are for programs that compute (when.c).
 //
 //     process.c  making the process, waking it, waiting for it
 //     child.c    what runs in there
 //     runtime.c  entering and leaving guest code
 //     code.c     translating: like dbt's, but memory operands are left alone
 //     pages.c    which guest pages are mapped; forgetting them when the guest's TLB would
-//     run.c      visits, and when to make them
+//     run.c      visits
+//     when.c     when to make them
 //
 // Invariants
 //   - A page in the cell is a translation that the vCPU's TLB could hold: it belongs to tlb->context, is dropped by
@@ -39,6 +39,7 @@ enum {
     CELL_MAX_PAGES = 1024,
     CELL_MAX_RANGES = 2048,
     CELL_STREAMS = 4,
+    CELL_PROGRAMS = 16,
 };
 
 // What must be done to the registers at a place to get the guest's: bits.
@@ -97,9 +98,8 @@ struct cell {
     uint8_t *memory; // the cell's part, writable: offsets as from CELL_BASE
     struct cell_shared *s;
     uint64_t context, cr3;
-    uint64_t used;        // when last, ns
-    unsigned brief;       // short stays in a row
-    uint64_t rest, until; // how long it will be left alone after too many; until when it is
+    uint64_t used;  // when last, ns
+    int64_t credit; // what it has brought, less what it has cost: ns (when.c)
     bool dead;
     bool pages_stale;     // every guest page is to be unmapped
     bool code_stale;      // every block is to be forgotten
@@ -123,17 +123,21 @@ struct cell {
     uint32_t hash[CELL_HASH], waiting[CELL_HASH];
 };
 
+struct cell_program {       // one that was interrupted in user code
+    uint64_t context, seen; // of the TLB; when last, ns
+    uint64_t used, need;    // user time since it began or was last found not to pay; what it takes to be tried: ns
+};
+
 struct cells {
     struct cell *cell[CELLS];
     _Atomic(struct cell *) running; // guest code runs in it: who wants the vCPU must kick
     bool impossible;                // this host lets us make none
     bool lost;                      // a cell has died, and with it the registers that were in it
     bool always;                    // ENGINE_CELLS_ALWAYS
-    bool hot;                       // go there from user code
-    int streak;                     // timer interrupts in a row that found user code
-    uint64_t seen[CELLS];           // contexts that timer interrupts found, the last ones
-    unsigned next_seen;
-    uint64_t refused; // context of a program that does not go there before the next timer interrupt
+    struct cell_program program[CELL_PROGRAMS];
+    uint64_t interrupted; // when last, ns
+    uint64_t looked;      // context that `ready` is about, until the next interrupt; 0: none
+    bool ready;           // it has used enough time, and was not refused
 };
 
 // --- process.c
@@ -165,19 +169,26 @@ bool cell_page_in(struct cell *c, uint64_t la, bool write);
 void cell_pages_flush(struct cell *c);
 bool cell_command(struct cell *c, struct cell_command command);
 
+// --- when.c
+// Whether the vCPU's user code should run in a cell now.
+bool cells_wanted(struct dbt_vcpu *v);
+// Not before the next interrupt.
+void cells_refuse(struct dbt_vcpu *v);
+// An interrupt was taken, from user code or not.
+void cells_note_interrupt(struct dbt_vcpu *v, bool user);
+// The cell is given to a program.
+void cell_credit(struct cell *c);
+// After a stay of so many visits, some of which ended because of a page.
+void cell_judge(struct cell *c, unsigned visits, unsigned pages);
+uint64_t cells_now(void); // ns
+
 // --- run.c
 int cells_create(struct dbt_vcpu *v, struct error *err);
 void cells_destroy(struct dbt_vcpu *v);
-// Whether the vCPU's user code should run in a cell now.
-bool cells_wanted(const struct dbt_vcpu *v);
-// Whether kernel code should come back here before a user program that should be in a cell.
-bool cells_watch(const struct dbt_vcpu *v);
 // Does so; false if it could not be done. The guest's vector state must be parked.
 bool cells_run(struct dbt_vcpu *v);
 // The guest's state is lost: the vCPU cannot go on.
 bool cells_lost(const struct dbt_vcpu *v);
-// An interrupt was taken, from user code or not.
-void cells_note_interrupt(struct dbt_vcpu *v, bool user);
 // What may no longer be true: a translation of the current context; what is mapped writable (NULL: anything); code at
 // [gpa, gpa+size); everything.
 void cells_flush_page(struct dbt_vcpu *v, uint64_t la, unsigned shift);

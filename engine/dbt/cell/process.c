@@ -171,6 +171,7 @@ int cell_create(struct dbt_vcpu *v, struct cell **out, struct error *err)
         cell_destroy(c);
         return error_set(err, -e, "a process for guest programs: %s", strerror(-e));
     }
+    v->count.cells++;
     *out = c;
     return 0;
 }

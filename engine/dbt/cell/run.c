@@ -1,8 +1,4 @@
-// Visits to cells (cell.h): when, and what to do when one ends.
-//
-// When. A timer interrupt that finds the vCPU in user code is a sample. A few in a row make it `hot`: from then on it
-// goes to a cell whenever it is about to run user code. A stay that ends soon costs more than it brings: after several
-// of them in a row the program is left alone for a while, longer each time.
+// Visits to cells (cell.h): which cell, and what to do when a visit ends. When to make one: when.c.
 #include "engine/interp/run.h"
 #include "engine/dbt/cache.h"
 #include "engine/dbt/cell/cell.h"
@@ -12,16 +8,9 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum {
-    SAMPLES = 2,        // in a row make hot
-    BRIEF_NS = 150000,  // of the cell's processor time: shorter stays do not pay
-    VISIT_NS = 30000,   // what coming and going takes of it
-    VISITS = 64,        // in one stay, before it is looked at again
-    BRIEF_STAYS = 3,    // in a row are too many
-    REST_NS = 30000000, // the first time; doubled up to
-    REST_MAX_NS = 1000000000,
+    VISITS = 64,          // in one stay, before it is looked at again
     KEEP_NS = 60000000,   // a cell that was used so recently is not given to another program
     TRAP_PAGE_FAULT = 14, // as the host's kernel says it
     ERROR_WRITE = 2,
@@ -75,75 +64,6 @@ void cells_kick(struct dbt_vcpu *v)
         cell_kick(c);
 }
 
-// --- when
-
-static bool was_seen(const struct cells *cells, uint64_t context)
-{
-    for (unsigned n = 0; n < CELLS; n++)
-        if (cells->seen[n] == context)
-            return true;
-    return false;
-}
-
-void cells_note_interrupt(struct dbt_vcpu *v, bool user)
-{
-    struct cells *cells = v->cells;
-    if (!cells)
-        return;
-    if (!user)
-        cells->streak--;
-    else if (cells->streak < SAMPLES)
-        cells->streak++;
-    if (cells->streak <= 0)
-        cells->streak = cells->hot = 0;
-    else if (cells->streak == SAMPLES)
-        cells->hot = !cells->impossible;
-    cells->refused = 0;
-    if (user && !was_seen(cells, v->i.tlb->context))
-        cells->seen[cells->next_seen++ % CELLS] = v->i.tlb->context;
-}
-
-// Whether kernel code is to be watched for its return to a program whose place is in a cell.
-bool cells_watch(const struct dbt_vcpu *v)
-{
-    return v->cells && v->cells->hot && v->i.cpl == 0 && v->cells->refused != v->i.tlb->context;
-}
-
-bool cells_wanted(const struct dbt_vcpu *v)
-{
-    const uint64_t closed = RFLAGS_TF | RFLAGS_DF | RFLAGS_AC | RFLAGS_RF;
-    const struct cells *cells = v->cells;
-    const struct cpu_state *s = &v->i.s;
-    return cells && v->i.cpl == 3 && !(s->rflags & closed) && !(s->cr4 & CR4_LA57) && s->gpr[CPU_RSP] >> 47 == 0 &&
-           s->rip >> 47 == 0 && !cells->impossible &&
-           (cells->always || (cells->hot && cells->refused != v->i.tlb->context));
-}
-
-static uint64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-// After a stay of so many visits. Processor time counts, not the clock, because the host may have had other things to
-// do; and what the visits themselves cost is no gain.
-static void judge(struct cell *c, unsigned visits)
-{
-    uint64_t before = c->time, cost = (uint64_t)visits * VISIT_NS;
-    c->time = cell_time(c);
-    c->used = now();
-    if (c->time - before >= BRIEF_NS + cost) {
-        c->brief = 0;
-        c->rest = REST_NS;
-    } else if (++c->brief >= BRIEF_STAYS) {
-        c->brief = 0;
-        c->until = c->used + c->rest;
-        if (c->rest < REST_MAX_NS)
-            c->rest *= 2;
-    }
-}
-
 // --- which
 
 // The cell's own part must be where the guest program has nothing: its slot of the top-level table is not present.
@@ -160,7 +80,6 @@ static struct cell *new_cell(struct dbt_vcpu *v, struct cell **slot)
     if (!cell_create(v, slot, &err))
         return *slot;
     v->cells->impossible = true;
-    v->cells->hot = false;
     log_info(v->i.base.vm->config.log, "%s", err.text);
     return NULL;
 }
@@ -169,19 +88,17 @@ static struct cell *new_cell(struct dbt_vcpu *v, struct cell **slot)
 static struct cell *select_cell(struct dbt_vcpu *v)
 {
     struct cells *cells = v->cells;
-    uint64_t context = v->i.tlb->context, cr3 = v->i.s.cr3 & 0x000ffffffffff000, time = now();
+    uint64_t context = v->i.tlb->context, cr3 = v->i.s.cr3 & 0x000ffffffffff000, time = cells_now();
     struct cell *best = NULL, **empty = NULL;
     for (unsigned n = 0; n < CELLS; n++) {
         struct cell *c = cells->cell[n];
         if (!c)
             empty = &cells->cell[n];
         else if (c->context == context)
-            return time >= c->until || cells->always ? c : NULL;
+            return c;
         else if (!best || c->cr3 == cr3 || (best->cr3 != cr3 && c->used < best->used))
             best = c; // with the same cr3: the same program, perhaps, and its code may still be good
     }
-    if (!cells->always && !was_seen(cells, context))
-        return NULL; // most programs end before that
     if (empty && !(best && best->cr3 == cr3))
         best = new_cell(v, empty);
     else if (best && best->cr3 != cr3 && time - best->used < KEEP_NS && !cells->always)
@@ -190,9 +107,7 @@ static struct cell *select_cell(struct dbt_vcpu *v)
         return NULL;
     best->context = context;
     best->cr3 = cr3;
-    best->brief = 0;
-    best->rest = REST_NS;
-    best->until = 0;
+    cell_credit(best);
     best->pages_stale = best->code_unverified = true;
     return best;
 }
@@ -382,12 +297,13 @@ bool cells_run(struct dbt_vcpu *v)
     struct cells *cells = v->cells;
     struct cell *c = slot_free(v) ? select_cell(v) : NULL;
     if (!c) {
-        cells->refused = v->i.tlb->context;
+        cells_refuse(v);
         return false;
     }
     enum outcome how = STEP;
     bool entered = false;
     unsigned visits = 0;
+    uint64_t pages = v->count.cell_pages;
     do {
         if (!visit(c, &how)) {
             how = DONE;
@@ -396,7 +312,7 @@ bool cells_run(struct dbt_vcpu *v)
         entered = true;
         visits++;
     } while (how == AGAIN_HERE || (how == AGAIN && visits < VISITS));
-    judge(c, visits);
+    cell_judge(c, visits, (unsigned)(v->count.cell_pages - pages));
     if (c->dead) {
         for (unsigned n = 0; n < CELLS; n++)
             if (cells->cell[n] == c)

@@ -485,6 +485,7 @@ int machine_open(struct machine *m, const char *name, const struct engine_ops *o
         return error_set(err, ENOMEM, "no memory");
     struct engine_vm_config config = {.model = model, .up = &upcalls};
     struct engine_tuning tuning = {.code_cache = 1,
+                                   .translate_always = true,
                                    .cells = cells ? ENGINE_CELLS_ALWAYS : ENGINE_CELLS_OFF,
                                    .memory_fd = m->fd,
                                    .memory = m->ram,

@@ -246,8 +246,12 @@ void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const
     memset(b->ram, 0, BED_RAM);
     b->vector = -1;
     struct engine_vm_config c = {.model = &b->model, .up = &upcalls};
-    if (engine->vm_create(&c, &b->vm, &e) || b->vm->ops->map(b->vm, 0, BED_RAM, b->ram, 0, &e) ||
-        b->vm->ops->vcpu_create(b->vm, 0, b, &b->cpu, &e))
+    struct engine_tuning tuning = {.cells = ENGINE_CELLS_OFF, .translate_always = true};
+    if (engine->vm_create(&c, &b->vm, &e))
+        fail_msg("%s", e.text);
+    if (engine->tune)
+        engine->tune(b->vm, &tuning);
+    if (b->vm->ops->map(b->vm, 0, BED_RAM, b->ram, 0, &e) || b->vm->ops->vcpu_create(b->vm, 0, b, &b->cpu, &e))
         fail_msg("%s", e.text);
     cpu_reset(&b->s, true);
     for (unsigned n = 0; n < 256; n++) {

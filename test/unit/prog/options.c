@@ -39,7 +39,7 @@ static void everything(void **state)
     (void)state;
     assert_int_equal(PARSE("--kernel=k", "--initrd", "i", "--append", "a=b c", "--disk", "d1,ro,serial=AB", "--disk=d2",
                            "--cpus", "4", "--memory", "512M", "--trace", "pio,exits", "--console", "socket:/s", "-vv",
-                           "--engine=auto", "--stats"),
+                           "--engine=auto", "--stats", "--cells", "off", "--translate", "always"),
                      0);
     assert_string_equal(o.append, "a=b c");
     assert_int_equal(o.disks, 2);
@@ -51,6 +51,8 @@ static void everything(void **state)
     assert_int_equal(o.memory, 512ull << 20);
     assert_int_equal(o.trace, TRACE_PIO | TRACE_EXITS);
     assert_int_equal(o.verbose, 2);
+    assert_int_equal(o.cells, ENGINE_CELLS_OFF);
+    assert_true(o.translate_always);
     assert_null(o.engine);
 }
 
@@ -90,6 +92,8 @@ static void refusals(void **state)
         {{"--disk", "d,serial=123456789012345678901"}, "at most 20 characters"},
         {{"--console", "tty"}, "--console tty: must be"},
         {{"--console", "file:"}, "must be"},
+        {{"--cells", "on"}, "--cells on: auto, off or always"},
+        {{"--translate", "never"}, "--translate never: hot or always"},
         {{"--trace", "all"}, "--trace all: unknown"},
         {{"--stats=yes"}, "--stats: takes no value"},
         {{"--name", "a/b"}, "--name a/b: must be"},
