@@ -179,7 +179,7 @@ static void timer(void)
     apic_write(APIC_INITIAL_COUNT, 100000);
     while (count < 5)
         sti_hlt_cli();
-    check_true("periodic goes on", came() == 0x5151515151);
+    check_true("periodic goes on", (came() & 0xffffffffff) == 0x5151515151); // two may come at once on a slow host
     apic_write(APIC_LVT_TIMER, LVT_MASKED | 0x51);
     sti_nop_cli();
     sti_nop_cli();
