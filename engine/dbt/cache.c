@@ -65,7 +65,11 @@ int dbt_cache_create(struct dbt_vcpu *v, uint64_t size, struct error *err)
     c->t = calloc(1, sizeof *c->t);
     c->size = size;
     c->arena_size = size;
-    c->arena = mmap(NULL, c->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    // Code names records: that takes four bytes less if they lie low.
+    static const int anywhere = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    c->arena = mmap(NULL, c->arena_size, PROT_READ | PROT_WRITE, anywhere | MAP_32BIT, -1, 0);
+    if (c->arena == MAP_FAILED)
+        c->arena = mmap(NULL, c->arena_size, PROT_READ | PROT_WRITE, anywhere, -1, 0);
     if (c->arena != MAP_FAILED)
         madvise(c->arena, c->arena_size, MADV_DONTFORK); // a cell that is forked would have us copy it
     v->cache = c;
@@ -123,6 +127,7 @@ void dbt_cache_flush(struct dbt_vcpu *v)
 {
     struct dbt_cache *c = v->cache;
     memset(c->hash, 0, sizeof c->hash);
+    memset(c->recent, 0, sizeof c->recent);
     memset(c->page, 0, sizeof c->page);
     memset(c->pair, 0, sizeof c->pair);
     memset(v->itlb, 0, sizeof v->itlb);
@@ -231,6 +236,15 @@ static bool scan_crossing(struct dbt_vcpu *v, const struct dbt_code *code)
     return t->count && t->insn[0].len > room;
 }
 
+// Not fewer ways out than the block will have: one at its end, one at each instruction that may leave it.
+static unsigned exits_at_most(const struct dbt_translation *t)
+{
+    unsigned n = 2;
+    for (unsigned k = 0; k < t->count; k++)
+        n += t->insn[k].class == CLASS_JCC || t->insn[k].class == CLASS_JRCXZ || t->insn[k].class == CLASS_SENSITIVE;
+    return n < MAX_EXITS ? n : MAX_EXITS;
+}
+
 static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key)
 {
     struct dbt_cache *c = v->cache;
@@ -248,7 +262,8 @@ static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, u
     struct code_page *second = crosses ? page_of(c, code->phys2, true) : NULL;
     uint32_t id2 = crosses ? dbt_page_id(v, (rip | (PAGE - 1)) + 1, code->phys2, user) : 0;
     struct dbt_block *b = arena_take(c, sizeof *b);
-    t->exit_base = arena_take(c, MAX_EXITS * sizeof *t->exit_base);
+    t->exit_room = exits_at_most(t);
+    t->exit_base = arena_take(c, t->exit_room * sizeof *t->exit_base);
     void *map = arena_take(c, (t->count + 1) * sizeof *b->map);
     size_t sites_at = c->arena_at;
     t->site_base = arena_take(c, MAX_SITES * sizeof *t->site_base);

@@ -17,7 +17,7 @@
 #include "engine/dbt/runtime.h"
 #include "engine/interp/ram.h"
 
-enum { DBT_HASH = 1 << 17, DBT_PAGE_HASH = 1 << 12, DBT_PAIR_HASH = 1 << 12 };
+enum { DBT_HASH = 1 << 17, DBT_RECENT = 1 << 12, DBT_PAGE_HASH = 1 << 12, DBT_PAIR_HASH = 1 << 12 };
 // Code is interpreted until it has been come to so often; how that is known is forgotten after so many blocks.
 enum { DBT_HOT = 16, DBT_COLD = 1 << 16, DBT_COLD_KEPT = 1 << 14 };
 enum { DBT_CACHE_DEFAULT = 48 << 20, DBT_CACHE_MIN = 1 << 20 };
@@ -33,6 +33,7 @@ struct dbt_cache {
     uint8_t *arena;      // records
     size_t arena_size, arena_at;
     struct dbt_block *hash[DBT_HASH];
+    struct dbt_block *recent[DBT_RECENT]; // what the dispatcher found last, by RIP
     struct code_page *page[DBT_PAGE_HASH];
     struct code_pair *pair[DBT_PAIR_HASH];
     struct dbt_block **order; // blocks by address, ascending

@@ -77,7 +77,7 @@ static bool leaves_registers_alone(const struct dbt_translation *t)
 
 static unsigned new_exit(struct dbt_translation *t, unsigned index, uint64_t target)
 {
-    if (t->exits == MAX_EXITS) {
+    if (t->exits == t->exit_room) {
         t->e.full = true;
         return 0;
     }
@@ -176,15 +176,11 @@ void dbt_exit_look(struct dbt_translation *t, unsigned index)
 
 // --- cold paths
 
-// R14 = value; gs:[exit_arg] = R14; why; leave. R14 is at home by now.
+// R14 is at home by now.
 static void write_leave(struct dbt_translation *t, const void *arg, unsigned why, bool in_slot)
 {
-    struct emit *e = &t->e;
-    e_mov_imm(e, CPU_R14, (uintptr_t)arg);
-    e_gs_store(e, CPU_R14, offsetof(struct dbt_vcpu, exit_arg));
-    e_mov_imm(e, CPU_R14, why | (in_slot ? DBT_WHY_SLOT : 0));
-    e_gs_store32(e, CPU_R14, offsetof(struct dbt_vcpu, exit_why));
-    e_target(e, e_jmp(e), dbt_runtime(t->v)->leave);
+    e_mov_imm(&t->e, CPU_R14, (uintptr_t)arg);
+    e_target(&t->e, e_jmp(&t->e), dbt_runtime(t->v)->leave_for[why][in_slot]);
 }
 
 static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
@@ -218,8 +214,7 @@ static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
                               .retry = (uint32_t)(c->retry - t->start)};
     e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_address));
     e_mov_imm(e, s, (uintptr_t)(t->site_base + t->sites));
-    e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_arg));
-    e_target(e, e_jmp(e), dbt_runtime(t->v)->slow);
+    e_target(e, e_jmp(e), dbt_runtime(t->v)->slow_for[s]);
     t->sites++;
 }
 

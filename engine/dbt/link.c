@@ -8,12 +8,23 @@ struct dbt_runtime *dbt_runtime(struct dbt_vcpu *v)
     return &v->cache->runtime;
 }
 
+static bool is_of(const struct dbt_block *b, const struct dbt_code *code, unsigned key)
+{
+    return b->rip == code->rip && b->phys == code->phys && b->key == key &&
+           (b->phys2 == DBT_NO_PAGE || b->phys2 == code->phys2);
+}
+
 struct dbt_block *dbt_block_find(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key)
 {
-    struct dbt_block *b = v->cache->hash[dbt_hash(code->rip, code->phys, key)];
-    while (b && (b->rip != code->rip || b->phys != code->phys || b->key != key ||
-                 (b->phys2 != DBT_NO_PAGE && b->phys2 != code->phys2)))
+    struct dbt_cache *c = v->cache;
+    struct dbt_block **recent = &c->recent[(code->rip ^ code->rip >> 12) & (DBT_RECENT - 1)], *b = *recent;
+    if (b && is_of(b, code, key) && !b->dead)
+        return b;
+    b = c->hash[dbt_hash(code->rip, code->phys, key)];
+    while (b && !is_of(b, code, key))
         b = b->next_hash;
+    if (b)
+        *recent = b;
     return b;
 }
 

@@ -84,6 +84,29 @@ static void write_leave(struct emit *e)
     write_return(e);
 }
 
+static void write_leave_for(struct emit *e, struct dbt_runtime *r)
+{
+    for (unsigned why = 0; why <= DBT_WHY_POLL; why++)
+        for (unsigned slot = 0; slot < 2; slot++) {
+            r->leave_for[why][slot] = e->p;
+            e_gs_store(e, CPU_R14, FIELD(exit_arg));
+            e_mov_imm(e, CPU_R14, why | (slot ? DBT_WHY_SLOT : 0));
+            e_gs_store32(e, CPU_R14, FIELD(exit_why));
+            e_target(e, e_jmp(e), r->leave);
+        }
+}
+
+static void write_slow_for(struct emit *e, struct dbt_runtime *r, const uint8_t *slow)
+{
+    for (unsigned s = 0; s < CPU_GPR_COUNT; s++) {
+        if (s == CPU_RSP)
+            continue;
+        r->slow_for[s] = e->p;
+        e_gs_store(e, s, FIELD(exit_arg));
+        e_target(e, e_jmp(e), slow);
+    }
+}
+
 static void write_slow(struct emit *e, struct dbt_vcpu *v)
 {
     store_all(e, FIELD(save));
@@ -121,8 +144,10 @@ int dbt_runtime_write(struct dbt_vcpu *v)
     write_enter(&e);
     r->leave = e.p;
     write_leave(&e);
-    r->slow = e.p;
+    write_leave_for(&e, r);
+    const uint8_t *slow = e.p;
     write_slow(&e, v);
+    write_slow_for(&e, r, slow);
     r->return_address = (uint64_t)(uintptr_t)dbt_executable(v, e.p);
     write_return(&e);
     r->indirect_miss = e.p;

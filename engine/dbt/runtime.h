@@ -19,8 +19,10 @@ enum {
 
 struct dbt_runtime {
     // Addresses in the writable view, to jump to from emitted code (displacements are the same in both views).
-    const uint8_t *leave;         // all registers at home but for those of the same name; exit_why and exit_arg are set
-    const uint8_t *slow;          // exit_arg: site, exit_address: address; comes back to the site's retry or leaves
+    const uint8_t *leave; // all registers at home but for those of the same name; exit_why and exit_arg are set
+    const uint8_t *leave_for[DBT_WHY_POLL + 1][2]; // r14: exit_arg; by exit_why, and whether flags are in flag_slot
+    const uint8_t *slow_for[CPU_GPR_COUNT]; // exit_address: address, and in this register the site (not for RSP); comes
+                                            // back to the site's retry or leaves
     const uint8_t *indirect_miss; // r14: target; flags in flag_slot
     // In the executable view.
     void (*enter)(struct dbt_vcpu *v); // to v->enter_at, with registers from s.gpr and flags from host_flags

@@ -121,7 +121,7 @@ struct dbt_translation {
     struct dbt_cold cold[MAX_COLD];
     unsigned colds;
     struct dbt_exit exit[MAX_EXITS];
-    unsigned exits;
+    unsigned exits, exit_room;
     const struct dbt_insn *stepped; // by the interpreter, at the end of the block: exit[step_exit]; or NULL
     unsigned step_exit;
     unsigned look_after; // instruction behind STI, after which interrupts are open; 0: none
