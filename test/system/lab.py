@@ -37,6 +37,10 @@ def missing(what):
     sys.exit(77)
 
 
+class Skipped(Exception):
+    """A case cannot be tried here; the text says what is missing."""
+
+
 def wants(condition, text):
     if not condition:
         raise AssertionError(text)
@@ -167,6 +171,8 @@ def main():
             with tempfile.TemporaryDirectory(prefix='trapeze-') as folder:
                 function(pathlib.Path(folder))
             print(f'ok {number} - {name}', flush=True)
+        except Skipped as reason:
+            print(f'ok {number} - {name} # SKIP {reason}', flush=True)
         except (AssertionError, console.Failed, subprocess.TimeoutExpired) as problem:
             failed += 1
             print(f'not ok {number} - {name}\n# {problem}', flush=True)
