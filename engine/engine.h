@@ -69,11 +69,16 @@ struct engine_vm_config {
 // is possible, which is slow and for tests.
 enum engine_cells { ENGINE_CELLS_AUTO, ENGINE_CELLS_OFF, ENGINE_CELLS_ALWAYS };
 
+enum { ENGINE_CODE_CACHE_MIN = 1 << 20 };
+
 // What can be chosen for engines that translate. All zero: the defaults.
 struct engine_tuning {
-    uint64_t code_cache; // limit in bytes of translated code per vCPU
+    uint64_t code_cache; // limit in bytes of each vCPU's translated code and what describes it; less than
+                         // ENGINE_CODE_CACHE_MIN is taken as that, 0 as the default
     enum engine_cells cells;
     bool translate_always; // code is translated when it runs for the first time, not only once it is hot
+    bool count;            // translated code counts what it does (vcpu_stats), which costs some speed
+    int perf_map;          // file descriptor that the ranges of translated code are written to for perf; 0: none
     // Guest memory as other processes can map it: what is mapped from [memory, memory + memory_size) is the contents of
     // the file memory_fd, which stays the caller's. memory_size 0: they cannot, and there will be no cells.
     int memory_fd;

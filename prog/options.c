@@ -4,6 +4,7 @@
 #include "cpu/model.h"
 #include "report/log.h"
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,7 +57,8 @@ static int take_cpus(struct run_options *o, char *v, struct error *err)
     return 0;
 }
 
-static int take_memory(struct run_options *o, char *v, struct error *err)
+// A number with a unit; without one it is MiB.
+static bool size_of(const char *v, uint64_t *bytes)
 {
     static const char units[] = "KMGT";
     char *end;
@@ -71,8 +73,15 @@ static int take_memory(struct run_options *o, char *v, struct error *err)
             end += strlen(end);
     }
     if (*v < '0' || *v > '9' || *end || errno || n > UINT64_MAX >> shift)
+        return false;
+    *bytes = (uint64_t)n << shift;
+    return true;
+}
+
+static int take_memory(struct run_options *o, char *v, struct error *err)
+{
+    if (!size_of(v, &o->memory))
         return wrong(err, "--memory %.40s: must be a size such as 512M or 2G", v);
-    o->memory = (uint64_t)n << shift;
     if (o->memory < 1 << 20 || o->memory > 1ull << 40 || o->memory % (1 << 20))
         return wrong(err, "--memory %.40s: must be a multiple of 1M, from 1M to 1T", v);
     return 0;
@@ -201,14 +210,18 @@ static int take_trace(struct run_options *o, char *v, struct error *err)
     static const struct {
         const char *name;
         unsigned kind;
-    } kinds[] = {{"exits", TRACE_EXITS}, {"interrupts", TRACE_INTERRUPTS}, {"mmio", TRACE_MMIO}, {"pio", TRACE_PIO}};
+    } kinds[] = {{"exits", TRACE_EXITS},
+                 {"interrupts", TRACE_INTERRUPTS},
+                 {"mmio", TRACE_MMIO},
+                 {"pio", TRACE_PIO},
+                 {"translate", TRACE_TRANSLATE}};
     for (char *word = strtok(v, ","); word; word = strtok(NULL, ",")) {
         unsigned kind = 0;
         for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
             if (!strcmp(word, kinds[i].name))
                 kind = kinds[i].kind;
         if (!kind)
-            return wrong(err, "--trace %.40s: unknown; there are: exits, interrupts, mmio, pio", word);
+            return wrong(err, "--trace %.40s: unknown; there are: exits, interrupts, mmio, pio, translate", word);
         o->trace |= kind;
     }
     return 0;
@@ -224,6 +237,20 @@ static int take_cells(struct run_options *o, char *v, struct error *err)
             return 0;
         }
     return wrong(err, "--cells %.40s: auto, off or always", v);
+}
+
+static int take_code_cache(struct run_options *o, char *v, struct error *err)
+{
+    if (!size_of(v, &o->code_cache) || !o->code_cache || o->code_cache > 1ull << 40)
+        return wrong(err, "--code-cache %.40s: must be a size such as 64M", v);
+    return 0;
+}
+
+static int take_perf_map(struct run_options *o, char *v, struct error *err)
+{
+    (void)v, (void)err;
+    o->perf_map = true;
+    return 0;
 }
 
 static int take_translate(struct run_options *o, char *v, struct error *err)
@@ -260,6 +287,7 @@ static const struct option options[] = {
      "whether engine dbt runs guest programs that compute in processes of their own (default auto)", take_cells},
     {"translate", "hot|always", "whether engine dbt interprets code until it has run a few times (default hot)",
      take_translate},
+    {"code-cache", "SIZE", "limit for the machine's translated code in engine dbt (default 64M)", take_code_cache},
     {"console", "WHERE", "the serial port: stdio (default), pty, socket:PATH, file:PATH, none", take_console},
     {"hvc", "WHERE", "a virtio console (hvc0) as well; the same choices", take_hvc},
     {"virtio", "pci|mmio", "how virtio devices are attached (default pci)", take_virtio},
@@ -268,7 +296,8 @@ static const struct option options[] = {
     {"debug-exit", NULL, "a guest's write of N to port 0xf4 ends with exit status 2*N+1", take_debug_exit},
     {"debugcon", NULL, "what a guest writes to port 0xe9 goes to standard output", take_debugcon},
     {"stats", NULL, "print counters at the end: instructions, exits, faults, interrupts, requests", take_stats},
-    {"trace", "KIND,...", "write a trace to standard error: exits, interrupts, mmio, pio", take_trace},
+    {"trace", "KIND,...", "write a trace to standard error: exits, interrupts, mmio, pio, translate", take_trace},
+    {"perf-map", NULL, "let perf name translated code: write /tmp/perf-PID.map", take_perf_map},
     {"verbose", NULL, "say more; twice: still more (also -v)", take_verbose},
     {"help", NULL, "this help (also -h)", take_help},
 };
@@ -289,6 +318,10 @@ static int check(const struct run_options *o, struct error *err)
         return 0;
     if (!o->kernel)
         return wrong(err, "--kernel is missing: nothing to start");
+    uint64_t least = (uint64_t)o->cpus * ENGINE_CODE_CACHE_MIN;
+    if (o->code_cache && o->code_cache < least)
+        return wrong(err, "--code-cache %" PRIu64 "K: %u vCPUs need %" PRIu64 "M at least", o->code_cache >> 10,
+                     o->cpus, least >> 20);
     bool twice = o->hvc && !strcmp(o->hvc, "stdio") && !strcmp(o->console, "stdio");
     return twice ? wrong(err, "--hvc stdio: the serial port has stdio already; give it --console none") : 0;
 }

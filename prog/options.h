@@ -34,8 +34,9 @@ struct run_options {
     bool stats;
     bool help;
     enum engine_cells cells;
-    bool translate_always;
-    unsigned trace; // TRACE_* of report/log.h
+    bool translate_always, perf_map;
+    uint64_t code_cache; // bytes for the whole machine; 0: the default
+    unsigned trace;      // TRACE_* of report/log.h
     unsigned verbose;
 };
 

@@ -20,6 +20,7 @@
 #include "virtio/console.h"
 #include "virtio/rng.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
@@ -27,7 +28,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { GUEST_MESSAGES = 1000 };
+enum { GUEST_MESSAGES = 1000, CODE_CACHE_DEFAULT = 64 << 20 };
 
 struct run {
     struct run_options o;
@@ -43,6 +44,7 @@ struct run {
     struct cpu_model model;
     bool vm_made;
     struct vm vm;
+    int perf_map; // 0: none
     bool pressed; // the power button, by a signal
 };
 
@@ -158,6 +160,35 @@ static int add_virtio(struct run *r, struct pc *pc, struct error *err)
     return e;
 }
 
+// The file that perf looks for when it finds addresses in this process that no file is mapped at.
+static int open_perf_map(struct run *r, struct error *err)
+{
+    char path[40];
+    snprintf(path, sizeof path, "/tmp/perf-%d.map", (int)getpid());
+    // Nobody else's: whoever made a file of that name in a folder that all may write to may have made it a link.
+    unlink(path);
+    r->perf_map = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0644);
+    return r->perf_map < 0 ? error_set(err, errno, "%s: %s", path, strerror(errno)) : 0;
+}
+
+static int tune(struct run *r, const struct engine_ops *engine, struct error *err)
+{
+    uint64_t code_cache = r->o.code_cache ? r->o.code_cache : CODE_CACHE_DEFAULT;
+    int e = r->o.perf_map ? open_perf_map(r, err) : 0;
+    if (e || !engine->tune)
+        return e;
+    const struct engine_tuning tuning = {.code_cache = code_cache / r->o.cpus,
+                                         .cells = r->o.cells,
+                                         .translate_always = r->o.translate_always,
+                                         .count = r->o.stats,
+                                         .perf_map = r->perf_map,
+                                         .memory_fd = r->ram.fd,
+                                         .memory = r->ram.base,
+                                         .memory_size = r->ram.size};
+    engine->tune(r->vm.engine, &tuning);
+    return 0;
+}
+
 static int build(struct run *r, struct error *err)
 {
     const struct engine_ops *engine;
@@ -176,13 +207,8 @@ static int build(struct run *r, struct error *err)
         (e = vm_init(&r->vm, &r->log, r->loop, engine, &r->model, err)))
         return e;
     r->vm_made = true;
-    const struct engine_tuning tuning = {.cells = r->o.cells,
-                                         .translate_always = r->o.translate_always,
-                                         .memory_fd = r->ram.fd,
-                                         .memory = r->ram.base,
-                                         .memory_size = r->ram.size};
-    if (engine->tune)
-        engine->tune(r->vm.engine, &tuning);
+    if ((e = tune(r, engine, err)))
+        return e;
     r->vm.no_reboot = r->o.no_reboot;
     const struct pc_config config = {
         .ram = r->ram.base,
@@ -214,6 +240,8 @@ static void run_close(struct run *r)
 {
     if (r->vm_made)
         vm_destroy(&r->vm);
+    if (r->perf_map > 0)
+        close(r->perf_map);
     if (r->debugcon)
         console_close(r->debugcon);
     if (r->hvc)

@@ -249,11 +249,16 @@ void vcpu_stats(struct vcpu *v, void (*emit)(void *ctx, const char *name, uint64
         const char *name;
         const _Atomic uint64_t *value;
     } counters[] = {
-        {"port_reads", &v->count.port_reads}, {"port_writes", &v->count.port_writes},
-        {"mmio_reads", &v->count.mmio_reads}, {"mmio_writes", &v->count.mmio_writes},
-        {"msr_reads", &v->count.msr_reads},   {"msr_writes", &v->count.msr_writes},
-        {"hypercalls", &v->count.hypercalls}, {"interrupts", &v->count.interrupts},
-        {"halts", &v->count.halts},           {"sleeps", &v->count.sleeps},
+        {"port_reads", &v->count.port_reads},
+        {"port_writes", &v->count.port_writes},
+        {"mmio_reads", &v->count.mmio_reads},
+        {"mmio_writes", &v->count.mmio_writes},
+        {"device_msr_reads", &v->count.msr_reads},
+        {"device_msr_writes", &v->count.msr_writes},
+        {"hypercalls", &v->count.hypercalls},
+        {"interrupts", &v->count.interrupts},
+        {"halts", &v->count.halts},
+        {"sleeps", &v->count.sleeps},
         {"exits", &v->count.exits},
     };
     for (size_t i = 0; i < sizeof counters / sizeof counters[0]; i++)

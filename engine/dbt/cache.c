@@ -3,6 +3,7 @@
 #include "engine/dbt/cell/cell.h"
 #include "engine/dbt/quick.h"
 #include "engine/dbt/runtime.h"
+#include "engine/dbt/show.h"
 #include "engine/dbt/translate.h"
 #include "engine/interp/decode.h"
 #include <errno.h>
@@ -51,9 +52,8 @@ int dbt_cache_create(struct dbt_vcpu *v, uint64_t size, struct error *err)
     struct dbt_cache *c = calloc(1, sizeof *c);
     if (!c)
         return error_set(err, ENOMEM, "code cache: out of memory");
-    if (size < DBT_CACHE_MIN)
-        size = DBT_CACHE_MIN;
-    size = size & ~(uint64_t)(PAGE - 1);
+    uint64_t all = size & ~(uint64_t)(PAGE - 1);
+    size = all / 2 & ~(uint64_t)(PAGE - 1);
     int fd = memfd_create("trapeze-code", MFD_CLOEXEC);
     c->rw = c->rx = c->arena = MAP_FAILED;
     if (fd >= 0 && ftruncate(fd, (off_t)size) == 0) {
@@ -64,7 +64,7 @@ int dbt_cache_create(struct dbt_vcpu *v, uint64_t size, struct error *err)
         close(fd);
     c->t = calloc(1, sizeof *c->t);
     c->size = size;
-    c->arena_size = size;
+    c->arena_size = all - size;
     // Code names records: that takes four bytes less if they lie low.
     static const int anywhere = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     c->arena = mmap(NULL, c->arena_size, PROT_READ | PROT_WRITE, anywhere | MAP_32BIT, -1, 0);
@@ -257,6 +257,7 @@ static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, u
     bool crosses = !t->count && scan_crossing(v, code);
     if (!t->count)
         return NULL;
+    size_t records = c->arena_at;
     struct code_page *cp = page_of(c, phys, true);
     uint32_t id = dbt_page_id(v, rip, phys, user);
     struct code_page *second = crosses ? page_of(c, code->phys2, true) : NULL;
@@ -301,7 +302,9 @@ static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, u
         b->next_page2 = second->crossing;
         second->crossing = b;
     }
+    dbt_show(v, b);
     v->count.blocks++;
+    v->count.record_bytes += c->arena_at - records;
     v->count.guest_bytes += b->length;
     v->count.host_bytes += b->end;
     return b;

@@ -1,7 +1,9 @@
 // The code cache of one vCPU: translated blocks, how they are found, linked, and forgotten.
 //
+// Of the cache's size, code has one half and records (blocks, exits, sites) have the other.
+//
 // Code lives in one memory area that is mapped twice: writable for us, executable for running; nothing is ever both at
-// one address. When it is full, all of it is thrown away and translation begins anew. Records (blocks, exits, sites)
+// one address. When it is full, all of it is thrown away and translation begins anew. Records
 // lie in an arena beside it and go the same way.
 //
 // A block is valid as long as the bytes it was made from are unchanged. Guest-physical pages with blocks are known to
@@ -20,7 +22,7 @@
 enum { DBT_HASH = 1 << 17, DBT_RECENT = 1 << 12, DBT_PAGE_HASH = 1 << 12, DBT_PAIR_HASH = 1 << 12 };
 // Code is interpreted until it has been come to so often; how that is known is forgotten after so many blocks.
 enum { DBT_HOT = 16, DBT_COLD = 1 << 16, DBT_COLD_KEPT = 1 << 14 };
-enum { DBT_CACHE_DEFAULT = 48 << 20, DBT_CACHE_MIN = 1 << 20 };
+enum { DBT_CACHE_DEFAULT = 64 << 20 }; // per vCPU, where nobody says
 
 struct code_page;
 struct code_pair;

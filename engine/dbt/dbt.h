@@ -144,7 +144,8 @@ struct dbt_block {
 };
 
 struct dbt_counters {
-    uint64_t blocks, guest_bytes, host_bytes, translate_ns;
+    uint64_t blocks, guest_bytes, host_bytes, record_bytes, translate_ns;
+    uint64_t entries, indirect_hits, checks, misses;
     uint64_t dispatches, links, indirect_misses, far_misses, steps, quick, cold;
     uint64_t tlb_fills, tlb_walks, tlb_flushes, tlb_page_flushes, stack_fills, stack_splits;
     uint64_t invalidated, cache_flushes, polls, fpu_parks, host_faults;
@@ -174,6 +175,7 @@ struct dbt_vcpu {
     uint64_t smap;                         // CR4.SMAP as it was when blocks were made
     uint8_t ibl_fpu;                       // DBT_KEY_FPU of the blocks that ibl leads to
     uint64_t scratch[4];
+    bool counting;               // translated code counts what it does
     bool eager;                  // code is translated when it is come to for the first time
     bool fpu_live;               // the guest's x87, SSE and AVX state is in the host's registers, not in s.xsave
     bool kernel_code_not_global; // some itlb entry of the kernel's is of a page that a CR3 write flushes

@@ -158,6 +158,15 @@ static inline void e_gs_set32(struct emit *e, size_t field, uint32_t value)
     e32(e, value);
 }
 
+// inc qword gs:[field] (flags)
+static inline void e_gs_inc(struct emit *e, size_t field)
+{
+    e8(e, 0x65);
+    e8(e, 0x48);
+    e8(e, 0xff);
+    e_mem(e, 0, NO_REG, NO_REG, 1, (int32_t)field);
+}
+
 // cmp dword gs:[field], imm (flags)
 static inline void e_gs_cmp32(struct emit *e, size_t field, uint32_t imm)
 {

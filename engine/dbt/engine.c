@@ -5,6 +5,7 @@
 #include "engine/dbt/fault.h"
 #include "engine/dbt/mmu.h"
 #include "engine/dbt/run.h"
+#include "engine/dbt/show.h"
 #include "engine/dbt/written.h"
 #include "engine/interp/run.h"
 #include "engine/interp/shared.h"
@@ -152,11 +153,16 @@ static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct eng
         return r;
     struct dbt_vcpu *v = (struct dbt_vcpu *)i;
     v->eager = tuning->translate_always;
+    v->counting = tuning->count;
     dbt_tlb_create(v);
-    r = dbt_cache_create(v, tuning->code_cache ? tuning->code_cache : DBT_CACHE_DEFAULT, err);
-    if (!r && tuning->memory_size && tuning->cells != ENGINE_CELLS_OFF && (r = cells_create(v, err)))
-        dbt_cache_destroy(v);
+    uint64_t room = tuning->code_cache ? tuning->code_cache : DBT_CACHE_DEFAULT;
+    if (room < ENGINE_CODE_CACHE_MIN)
+        room = ENGINE_CODE_CACHE_MIN;
+    r = tuning->memory_size && tuning->cells != ENGINE_CELLS_OFF ? cells_create(v, &room, err) : 0;
+    if (!r)
+        r = dbt_cache_create(v, room, err);
     if (r) {
+        cells_destroy(v);
         engine_interp.vcpu_destroy(&i->base);
         return r;
     }
@@ -191,45 +197,8 @@ static int set_state(struct engine_vcpu *e, const struct cpu_state *s, unsigned 
 
 static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
 {
-    static const struct {
-        const char *name;
-        size_t offset;
-    } table[] = {
-#define COUNTER(name) {"dbt_" #name, offsetof(struct dbt_counters, name)}
-        COUNTER(blocks),
-        COUNTER(guest_bytes),
-        COUNTER(host_bytes),
-        COUNTER(translate_ns),
-        COUNTER(dispatches),
-        COUNTER(links),
-        COUNTER(indirect_misses),
-        COUNTER(steps),
-        COUNTER(quick),
-        COUNTER(cold),
-        COUNTER(polls),
-        COUNTER(tlb_fills),
-        COUNTER(tlb_walks),
-        COUNTER(tlb_flushes),
-        COUNTER(tlb_page_flushes),
-        COUNTER(stack_fills),
-        COUNTER(stack_splits),
-        COUNTER(invalidated),
-        COUNTER(cache_flushes),
-        COUNTER(fpu_parks),
-        COUNTER(host_faults),
-        COUNTER(cells),
-        COUNTER(cell_visits),
-        COUNTER(cell_links),
-        COUNTER(cell_steps),
-        COUNTER(cell_misses),
-        COUNTER(cell_kicks),
-        COUNTER(cell_pages),
-        COUNTER(cell_faults),
-#undef COUNTER
-    };
     engine_interp.vcpu_stats(e, emit, ctx);
-    for (unsigned n = 0; n < sizeof table / sizeof *table; n++)
-        emit(ctx, table[n].name, *(const uint64_t *)((const char *)&VCPU(e)->count + table[n].offset));
+    dbt_stats(VCPU(e), emit, ctx);
 }
 
 static void vm_stats(struct engine_vm *e, engine_stat_fn emit, void *ctx)

@@ -223,6 +223,7 @@ void dbt_write_cold(struct dbt_translation *t)
     for (unsigned k = 0; k < t->colds && !t->e.full; k++) {
         struct dbt_cold *c = &t->cold[k];
         uint8_t *here = t->e.p;
+        c->at = (uint32_t)(here - t->start);
         e_target(&t->e, c->jump[0], here);
         if (c->jump[1])
             e_target(&t->e, c->jump[1], here);

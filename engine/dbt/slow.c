@@ -80,6 +80,7 @@ static int set_rsp(struct dbt_vcpu *v, const struct dbt_site *site)
 int dbt_slow(struct dbt_vcpu *v)
 {
     const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
+    v->count.misses++;
     dbt_sanitized(v);
     dbt_view_sync(&v->i);
     if (site->kind == DBT_SITE_STACK)

@@ -68,6 +68,28 @@ static void write_page_check(struct dbt_translation *t, uint64_t rip, uint32_t i
     miss->jump[0] = e_jcc(&t->e, COND_NE);
 }
 
+enum { CHECKS_LATER = 1 << 30 }; // takes 32 bits
+
+// Adds n to the field, without flags, by a register that is free between blocks. Returns where n was written last.
+static uint8_t *write_count(struct emit *e, size_t field, int32_t n)
+{
+    e_gs_load(e, CPU_R15, field);
+    e_lea(e, CPU_R15, CPU_R15, NO_REG, 1, n);
+    uint8_t *at = e->p - 4;
+    e_gs_store(e, CPU_R15, field);
+    return at;
+}
+
+// Now it is known how many checks there are.
+static void write_checks(struct dbt_translation *t)
+{
+    uint32_t n = 0;
+    for (unsigned k = 0; k < t->colds; k++)
+        n += t->cold[k].kind == COLD_ACCESS || t->cold[k].kind == COLD_STACK;
+    if (t->v->counting && !t->e.full)
+        memcpy(t->checks_at, &n, sizeof n);
+}
+
 static void write_entries(struct dbt_translation *t, struct dbt_block *b)
 {
     struct emit *e = &t->e;
@@ -80,6 +102,8 @@ static void write_entries(struct dbt_translation *t, struct dbt_block *b)
         e_cmp(e, CPU_R14, CPU_R15);
     }
     e_target(e, e_jcc(e, COND_NE), dbt_runtime(t->v)->indirect_miss);
+    if (t->v->counting)
+        e_gs_inc(e, offsetof(struct dbt_vcpu, count.indirect_hits));
     b->far = (uint32_t)(e->p - t->start);
     write_page_check(t, t->rip, b->page_id);
     uint8_t *over = NULL;
@@ -107,6 +131,10 @@ static void write_entries(struct dbt_translation *t, struct dbt_block *b)
         e_target(e, over, e->p);
     b->near = (uint32_t)(e->p - t->start);
     t->flags_in_slot = false;
+    if (t->v->counting) {
+        write_count(e, offsetof(struct dbt_vcpu, count.entries), 1);
+        t->checks_at = write_count(e, offsetof(struct dbt_vcpu, count.checks), CHECKS_LATER);
+    }
     if (b->phys2 != DBT_NO_PAGE) { // nobody who comes here has looked at the second page
         if (live)
             dbt_flags_save(t, CPU_R15);
@@ -590,6 +618,8 @@ struct dbt_block *dbt_translate(struct dbt_translation *t, struct dbt_block *b)
     write_entries(t, b);
     write_registers(t);
     b->insns = (uint16_t)write_body(t);
+    write_checks(t);
+    t->cold_begin = (uint32_t)(t->e.p - t->start);
     dbt_write_cold(t);
     b->end = (uint32_t)(t->e.p - t->start);
     return t->e.full ? NULL : b;

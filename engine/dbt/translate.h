@@ -83,6 +83,7 @@ struct dbt_cold {
     uint8_t *retry;
     bool flags_in_slot;
     unsigned exit; // EXIT
+    uint32_t at;   // offset of what was written, from the block's code
 };
 
 enum { MAX_COLD = 4 * DBT_MAX_INSNS, MAX_EXITS = 8, MAX_SITES = 2 * DBT_MAX_INSNS, MAX_POOL = 4 };
@@ -130,6 +131,8 @@ struct dbt_translation {
     uint32_t host_offset[DBT_MAX_INSNS];
     bool slot_in_fault[DBT_MAX_INSNS]; // flags were in flag_slot when the instruction was executed
     uint8_t *start;
+    uint8_t *checks_at;  // where the block's number of checks goes, if it counts
+    uint32_t cold_begin; // offset of the cold paths
     // Where the finished block's records will be: cold paths name them.
     struct dbt_block *block;
     struct dbt_exit *exit_base;

@@ -232,11 +232,10 @@ static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
         size_t offset;
     } plain[] = {
 #define COUNTER(name) {#name, offsetof(struct interp_counters, name)}
-        COUNTER(instructions),  COUNTER(blocks_decoded), COUNTER(code_invalidated), COUNTER(interrupts),
-        COUNTER(nmis),          COUNTER(port_reads),     COUNTER(port_writes),      COUNTER(mmio_reads),
-        COUNTER(mmio_writes),   COUNTER(msr_reads),      COUNTER(msr_writes),       COUNTER(cpuids),
-        COUNTER(halts),         COUNTER(hypercalls),     COUNTER(tlb_fills),        COUNTER(tlb_flushes),
-        COUNTER(host_executed),
+        // What comes up to the machine (ports, MMIO, interrupts, HLT) it counts itself.
+        COUNTER(instructions), COUNTER(blocks_decoded), COUNTER(code_invalidated), COUNTER(nmis),
+        COUNTER(msr_reads),    COUNTER(msr_writes),     COUNTER(cpuids),           COUNTER(tlb_fills),
+        COUNTER(tlb_flushes),  COUNTER(host_executed),
 #undef COUNTER
     };
     static const char *const exceptions[32] = {

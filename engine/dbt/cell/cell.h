@@ -31,7 +31,7 @@
 struct dbt_translation;
 
 enum {
-    CELLS = 8, // per vCPU
+    CELLS = 8, // per vCPU, at most
     CELL_HASH = 1 << 12,
     CELL_MAX_BLOCKS = 1 << 15,
     CELL_MAX_EXITS = 1 << 16,
@@ -130,6 +130,7 @@ struct cell_program {       // one that was interrupted in user code
 
 struct cells {
     struct cell *cell[CELLS];
+    unsigned limit;                 // how many of them may be used
     _Atomic(struct cell *) running; // guest code runs in it: who wants the vCPU must kick
     bool impossible;                // this host lets us make none
     bool lost;                      // a cell has died, and with it the registers that were in it
@@ -183,7 +184,9 @@ void cell_judge(struct cell *c, unsigned visits, unsigned pages);
 uint64_t cells_now(void); // ns
 
 // --- run.c
-int cells_create(struct dbt_vcpu *v, struct error *err);
+// Takes what its cells may come to out of *code_cache, the bytes that the vCPU may use for translated code; makes none
+// if that is too little.
+int cells_create(struct dbt_vcpu *v, uint64_t *code_cache, struct error *err);
 void cells_destroy(struct dbt_vcpu *v);
 // Does so; false if it could not be done. The guest's vector state must be parked.
 bool cells_run(struct dbt_vcpu *v);

@@ -12,6 +12,7 @@
 // Operands relative to RIP become absolute: as a 32-bit address, or through a scratch register (spill2).
 #include "engine/dbt/cache.h"
 #include "engine/dbt/cell/cell.h"
+#include "engine/dbt/show.h"
 #include "engine/dbt/translate.h"
 #include "engine/interp/shared.h"
 #include "engine/interp/tlb.h"
@@ -581,6 +582,7 @@ static void write_trace(struct work *w, uint64_t rip, bool indirect)
         bool on = write_block(w, &rip);
         b->end = offset(c);
         b->places = c->places - b->place;
+        cell_show(c, b, w->t);
         resolve(c, b);
         if (b->indirect)
             found_by_indirect(c, b);

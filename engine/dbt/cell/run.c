@@ -20,12 +20,20 @@ enum {
     XSAVE_USED = 832, // x87, SSE, header, AVX
 };
 
-int cells_create(struct dbt_vcpu *v, struct error *err)
+int cells_create(struct dbt_vcpu *v, uint64_t *code_cache, struct error *err)
 {
+    // A quarter of the room, but one cell if there is any sense in it.
+    uint64_t limit = *code_cache / 4 / CELL_SIZE;
+    if (!limit && *code_cache >= 2 * CELL_SIZE)
+        limit = 1;
+    if (!limit)
+        return 0;
     v->cells = calloc(1, sizeof *v->cells);
     if (!v->cells)
         return error_set(err, ENOMEM, "vCPU %u: out of memory", v->i.base.id);
+    v->cells->limit = limit < CELLS ? (unsigned)limit : CELLS;
     v->cells->always = v->i.vm->tuning.cells == ENGINE_CELLS_ALWAYS;
+    *code_cache -= (uint64_t)v->cells->limit * CELL_SIZE;
     return 0;
 }
 
@@ -90,7 +98,7 @@ static struct cell *select_cell(struct dbt_vcpu *v)
     struct cells *cells = v->cells;
     uint64_t context = v->i.tlb->context, cr3 = v->i.s.cr3 & 0x000ffffffffff000, time = cells_now();
     struct cell *best = NULL, **empty = NULL;
-    for (unsigned n = 0; n < CELLS; n++) {
+    for (unsigned n = 0; n < cells->limit; n++) {
         struct cell *c = cells->cell[n];
         if (!c)
             empty = &cells->cell[n];

@@ -39,7 +39,8 @@ static void everything(void **state)
     (void)state;
     assert_int_equal(PARSE("--kernel=k", "--initrd", "i", "--append", "a=b c", "--disk", "d1,ro,serial=AB", "--disk=d2",
                            "--cpus", "4", "--memory", "512M", "--trace", "pio,exits", "--console", "socket:/s", "-vv",
-                           "--engine=auto", "--stats", "--cells", "off", "--translate", "always"),
+                           "--engine=auto", "--stats", "--cells", "off", "--translate", "always", "--code-cache", "16M",
+                           "--perf-map"),
                      0);
     assert_string_equal(o.append, "a=b c");
     assert_int_equal(o.disks, 2);
@@ -53,6 +54,8 @@ static void everything(void **state)
     assert_int_equal(o.verbose, 2);
     assert_int_equal(o.cells, ENGINE_CELLS_OFF);
     assert_true(o.translate_always);
+    assert_true(o.perf_map);
+    assert_int_equal(o.code_cache, 16 << 20);
     assert_null(o.engine);
 }
 
@@ -92,6 +95,9 @@ static void refusals(void **state)
         {{"--disk", "d,serial=123456789012345678901"}, "at most 20 characters"},
         {{"--console", "tty"}, "--console tty: must be"},
         {{"--console", "file:"}, "must be"},
+        {{"--code-cache", "much"}, "--code-cache much: must be a size"},
+        {{"--code-cache", "0"}, "--code-cache 0: must be a size"},
+        {{"--code-cache", "512K", "--kernel", "k"}, "--code-cache 512K: 1 vCPUs need 1M at least"},
         {{"--cells", "on"}, "--cells on: auto, off or always"},
         {{"--translate", "never"}, "--translate never: hot or always"},
         {{"--trace", "all"}, "--trace all: unknown"},
