@@ -99,8 +99,11 @@ bool host_address(struct interp_vcpu *v, const struct interp_insn *i, unsigned s
     // Processors look at the alignment first, even of an address that is not canonical.
     uint64_t linear = v->s.seg[i->seg].base + offset;
     if (align && (linear & (align - 1))) {
-        // Where #AC is on, it comes first for the x87 and SSE state's image.
-        if (size != 512 || interp_aligned(v, linear, 16))
+        // Where #AC is on, it is raised instead for the x87 and SSE state's image, unless its address is not canonical.
+        bool image = size == 512, ac = image && v->cpl == 3 && (v->s.cr0 & CR0_AM) && (v->s.rflags & RFLAGS_AC);
+        if (ac && !interp_linear(v, i->seg, offset, size, write ? CPU_WRITE : CPU_READ, la))
+            return false;
+        if (!image || interp_aligned(v, linear, 16))
             interp_gp(v, 0);
         return false;
     }

@@ -203,6 +203,38 @@ static void alignment(void **state)
     }
 }
 
+// FXSAVE asks for alignment by #GP, or by #AC where that is on; but then an address that is not canonical comes first.
+GUEST(fxsave_user, 64, "fxsave (%rax); int3");
+
+static void alignment_of_fxsave(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t address;
+        bool ac;
+        int vector;
+    } cases[] = {{BED_DATA + 2, true, EXC_AC},
+                 {BED_DATA + 2, false, EXC_GP},
+                 {0x800000000026, true, EXC_GP},
+                 {0x800000000026, false, EXC_GP},
+                 {BED_DATA, true, EXC_BP}};
+    for (unsigned n = 0; n < sizeof cases / sizeof *cases; n++) {
+        struct bed b;
+        bed_open(&b, BED_LONG);
+        bed_write(&b, BED_IDT + 16 * EXC_BP + 5, 0xee, 1);
+        b.s.cr0 |= CR0_AM;
+        b.s.cr4 |= CR4_OSFXSR;
+        if (cases[n].ac)
+            b.s.rflags |= RFLAGS_AC;
+        b.s.seg[CPU_CS] = (struct cpu_segment){BED_CS3, 0xafb, 0xffffffff, 0};
+        b.s.seg[CPU_SS] = (struct cpu_segment){BED_DS3, 0xcf3, 0xffffffff, 0};
+        b.s.gpr[CPU_RAX] = cases[n].address;
+        RUN(&b, fxsave_user);
+        assert_int_equal(bed_vector(&b), cases[n].vector);
+        bed_close(&b);
+    }
+}
+
 // --- the TLB
 
 // Adds a right, and nobody says so: the store must see it. (Rights may be added without INVLPG.)
@@ -398,6 +430,7 @@ int main(void)
         cmocka_unit_test(rom),
         cmocka_unit_test(mapping_errors),
         cmocka_unit_test(alignment),
+        cmocka_unit_test(alignment_of_fxsave),
         cmocka_unit_test(rights_are_added),
         cmocka_unit_test(invlpg),
         cmocka_unit_test(invlpg_of_a_large_page),
