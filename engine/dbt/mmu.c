@@ -85,7 +85,8 @@ void dbt_tlb_flush_page(struct interp_vcpu *i, uint64_t la, unsigned shift)
         for (unsigned k = 0; k < DBT_ITLB_SIZE; k++)
             v->itlb[0][k] = v->itlb[1][k] = 0;
     }
-    no_window(v);
+    if (((v->stack_low - v->stack_addend) ^ la) >> shift == 0)
+        no_window(v);
     cells_flush_page(v, la, shift);
     v->count.tlb_page_flushes++;
 }

@@ -329,6 +329,8 @@ static struct tlb_far *far_fill(struct interp_vcpu *v, uint64_t page_la, const s
     if (r) {
         e->host = r->host + (gpa - r->gpa);
         e->page = &r->page[(gpa - r->gpa) / PAGE_SIZE];
+        if (!(*e->page & PAGE_THERE))
+            ram_populate(r, gpa);
         e->readonly = r->readonly;
     }
     if (w->page_shift > 12)

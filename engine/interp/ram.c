@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 int ram_init(struct interp_ram *r, struct error *err)
 {
@@ -22,6 +23,17 @@ void ram_destroy(struct interp_ram *r)
     for (unsigned n = 0; n < r->count; n++)
         arrays_free(&r->region[n]);
     pthread_mutex_destroy(&r->lock);
+}
+
+void ram_populate(const struct ram_region *r, uint64_t gpa)
+{
+    enum { AROUND = 64 << 10 };
+    uint64_t begin = (gpa - r->gpa) & ~(uint64_t)(AROUND - 1);
+    uint64_t size = r->size - begin < AROUND ? r->size - begin : AROUND;
+    if (!r->readonly)
+        madvise(r->host + begin, size, MADV_POPULATE_WRITE);
+    for (uint64_t n = begin / PAGE_SIZE; n < (begin + size) / PAGE_SIZE; n++)
+        atomic_fetch_or(&r->page[n], PAGE_THERE);
 }
 
 // --- written pages

@@ -28,8 +28,10 @@ typedef _Atomic uint64_t page_word;
 #define PAGE_LOG 2ull
 // Another engine's translated code may write the page without looking at its word (struct interp_mirror).
 #define PAGE_INLINE 4ull
+// The host was asked for the memory of this page and those around it (ram_populate).
+#define PAGE_THERE 8ull
 #define PAGE_STEP 256ull // one generation
-#define PAGE_VERSION (~(PAGE_LOG | PAGE_INLINE))
+#define PAGE_VERSION (~(PAGE_LOG | PAGE_INLINE | PAGE_THERE))
 // Every so many steps PAGE_CODE is dropped.
 #define PAGE_PATIENCE (64 * PAGE_STEP)
 
@@ -76,6 +78,10 @@ void ram_touched(struct interp_vm *vm, struct interp_vcpu *v, page_word *page, u
 // Marks a page as code and returns its word; every write from then on steps it. `v` is in the guest. Afterwards, with
 // v->flush_wanted set, the memory map may have changed: `page` and host pointers are void.
 uint64_t ram_mark_code(struct interp_vcpu *v, page_word *page);
+
+// Asks the host for the memory around gpa, which lies in r: one system call for many pages is much cheaper than as many
+// page faults. No matter if it fails.
+void ram_populate(const struct ram_region *r, uint64_t gpa);
 
 // Engine operations; see engine/engine.h.
 int ram_map(struct interp_vm *vm, uint64_t gpa, uint64_t size, void *host, bool readonly, struct error *err);
