@@ -63,6 +63,9 @@ struct engine_vm_config {
     const struct cpu_model *model;
     const struct engine_upcalls *up;
     struct log *log;
+    // The guest's TSC, as `tsc` above says it, is the host's plus this, whenever a vCPU runs. NULL: it is not that
+    // simple.
+    const _Atomic uint64_t *tsc_offset;
 };
 
 // Whether guest programs may run in processes of their own (engine/dbt/cell/cell.h): when it pays; never; whenever it

@@ -36,6 +36,11 @@ void vm_clock_virtual(struct vm_clock *c, uint32_t tsc_khz)
     c->tsc_khz = tsc_khz ? tsc_khz : 1000000;
 }
 
+const _Atomic uint64_t *vm_clock_tsc_offset(const struct vm_clock *c)
+{
+    return c->is_virtual || !c->host_is_tsc || c->ratio ? NULL : &c->tsc_offset;
+}
+
 uint64_t vm_clock_tsc(const struct vm_clock *c)
 {
     if (c->is_virtual) {

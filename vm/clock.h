@@ -27,6 +27,8 @@ struct vm_clock {
 };
 
 void vm_clock_host(struct vm_clock *c, uint32_t tsc_khz); // 0: the host's own frequency. Starts at zero, running.
+// Where the TSC is the host's plus a number, that number, good while the clock runs; else NULL.
+const _Atomic uint64_t *vm_clock_tsc_offset(const struct vm_clock *c);
 void vm_clock_virtual(struct vm_clock *c, uint32_t tsc_khz);
 uint64_t vm_clock_tsc(const struct vm_clock *c);
 uint64_t vm_clock_ns(const struct vm_clock *c);

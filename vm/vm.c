@@ -31,8 +31,9 @@ int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engi
         vm_destroy(vm);
         return error_set(err, ENOMEM, "virtual machine: no memory");
     }
-    int e = engine->vm_create(&(struct engine_vm_config){.model = model, .up = &vcpu_upcalls, .log = log}, &vm->engine,
-                              err);
+    const struct engine_vm_config config = {
+        .model = model, .up = &vcpu_upcalls, .log = log, .tsc_offset = vm_clock_tsc_offset(&vm->clock)};
+    int e = engine->vm_create(&config, &vm->engine, err);
     if (e < 0) {
         vm->engine = NULL;
         vm_destroy(vm);

@@ -100,7 +100,7 @@ struct dbt_exit {
 };
 
 // Where an instruction that may leave the block in the middle is: what precise state needs.
-enum { DBT_SITE_ACCESS, DBT_SITE_STACK, DBT_SITE_RSP };
+enum { DBT_SITE_ACCESS, DBT_SITE_STACK, DBT_SITE_RSP, DBT_SITE_TSC };
 
 struct dbt_site {
     struct dbt_block *block;
@@ -170,10 +170,14 @@ struct dbt_vcpu {
     // The stack window.
     uint64_t stack_addend, stack_negative; // host RSP - guest RSP and its negative
     uint64_t stack_low;                    // host address of the window's first byte, or DBT_NO_WINDOW
-    uint64_t stack_limit;                  // DBT_HOST_END: host RSP stays below
-    uint8_t stack_view;                    // who may use it
-    uint64_t smap;                         // CR4.SMAP as it was when blocks were made
-    uint8_t ibl_fpu;                       // DBT_KEY_FPU of the blocks that ibl leads to
+    uint64_t user_low, user_addend; // the user program's window while the kernel does what it asked for by SYSCALL
+    uint64_t stack_limit;           // DBT_HOST_END: host RSP stays below
+    uint8_t stack_view;             // who may use it
+    uint64_t direct;                // TLB context of the program that SYSRET may go to at once; 0: none
+    struct dbt_assumed {
+        uint64_t cr4, efer, star;
+    } assumed;       // as it was when blocks were made: the bits that they depend on
+    uint8_t ibl_fpu; // DBT_KEY_FPU of the blocks that ibl leads to
     uint64_t scratch[4];
     bool counting;               // translated code counts what it does
     bool eager;                  // code is translated when it is come to for the first time

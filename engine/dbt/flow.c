@@ -143,6 +143,20 @@ void dbt_exit_indirect(struct dbt_translation *t, unsigned index, unsigned targe
     e_jmp_gs(&t->e, CPU_R15, offsetof(struct dbt_vcpu, ibl) + (t->key & DBT_KEY_VIEW) * sizeof(uint64_t[DBT_IBL_SIZE]));
 }
 
+void dbt_exit_view(struct dbt_translation *t, unsigned index, enum dbt_view view, unsigned target_reg, size_t target)
+{
+    t->block->branch_length = t->insn[index].len;
+    store_high(t);
+    load_borrowed(t);
+    if (target_reg == NO_REG)
+        e_gs_load(&t->e, CPU_R14, target);
+    else
+        e_mov(&t->e, CPU_R14, target_reg);
+    e_gs_set32(&t->e, offsetof(struct dbt_vcpu, exit_from), dbt_block_number(t->v->cache, t->block));
+    e_movzx16(&t->e, CPU_R15, CPU_R14);
+    e_jmp_gs(&t->e, CPU_R15, offsetof(struct dbt_vcpu, ibl) + view * sizeof(uint64_t[DBT_IBL_SIZE]));
+}
+
 void dbt_exit_step(struct dbt_translation *t, unsigned index)
 {
     unsigned x = new_exit(t, index, t->insn[index].rip);
@@ -198,21 +212,24 @@ static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
         s = c->reg == t->s0 ? t->pool[0] : t->s0;
         e_lea(e, s, c->reg, NO_REG, 1, c->low);
         e_gs(e, 0x03, s, offsetof(struct dbt_vcpu, stack_negative));
-    } else {
+    } else if (c->kind == COLD_RSP) {
         s = c->reg;
         e_gs(e, 0x03, s, offsetof(struct dbt_vcpu, stack_negative));
     }
+    static const uint8_t kinds[] = {[COLD_ACCESS] = DBT_SITE_ACCESS,
+                                    [COLD_STACK] = DBT_SITE_STACK,
+                                    [COLD_RSP] = DBT_SITE_RSP,
+                                    [COLD_TSC] = DBT_SITE_TSC};
     struct dbt_site *site = &t->site[t->sites];
     *site = (struct dbt_site){.rip_offset = (uint16_t)(t->insn[c->insn].rip - t->rip),
                               .flags_in_slot = c->flags_in_slot,
-                              .kind = c->kind == COLD_STACK ? DBT_SITE_STACK
-                                      : c->kind == COLD_RSP ? DBT_SITE_RSP
-                                                            : DBT_SITE_ACCESS,
+                              .kind = kinds[c->kind],
                               .write = c->write,
                               .span = (uint16_t)c->span,
                               .done = (uint8_t)c->insn,
                               .retry = (uint32_t)(c->retry - t->start)};
-    e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_address));
+    if (c->kind != COLD_TSC)
+        e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_address));
     e_mov_imm(e, s, (uintptr_t)(t->site_base + t->sites));
     e_target(e, e_jmp(e), dbt_runtime(t->v)->slow_for[s]);
     t->sites++;
@@ -231,6 +248,7 @@ void dbt_write_cold(struct dbt_translation *t)
         case COLD_ACCESS:
         case COLD_STACK:
         case COLD_RSP:
+        case COLD_TSC:
             write_slow(t, c);
             break;
         case COLD_EXIT:

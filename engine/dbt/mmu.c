@@ -21,7 +21,7 @@ static void empty(struct dbt_tlb *t, unsigned slot)
 
 static void no_window(struct dbt_vcpu *v)
 {
-    v->stack_low = DBT_NO_WINDOW;
+    v->stack_low = v->user_low = DBT_NO_WINDOW;
 }
 
 void dbt_stack_move(struct dbt_vcpu *v, uint64_t rsp)
@@ -85,7 +85,7 @@ void dbt_tlb_flush_page(struct interp_vcpu *i, uint64_t la, unsigned shift)
         for (unsigned k = 0; k < DBT_ITLB_SIZE; k++)
             v->itlb[0][k] = v->itlb[1][k] = 0;
     }
-    if (((v->stack_low - v->stack_addend) ^ la) >> shift == 0)
+    if (((v->stack_low - v->stack_addend) ^ la) >> shift == 0 || ((v->user_low - v->user_addend) ^ la) >> shift == 0)
         no_window(v);
     cells_flush_page(v, la, shift);
     v->count.tlb_page_flushes++;
@@ -99,7 +99,7 @@ void dbt_tlb_protect(struct dbt_vcpu *v, const uint8_t *host)
             if (!host || t->tag_w[k] + t->addend[k] == (uint64_t)(uintptr_t)host)
                 t->tag_w[k] = empty_tag(k);
     }
-    if (!host || v->stack_low == (uint64_t)(uintptr_t)host)
+    if (!host || v->stack_low == (uint64_t)(uintptr_t)host || v->user_low == (uint64_t)(uintptr_t)host)
         no_window(v);
     cells_protect(v, host);
 }

@@ -25,8 +25,9 @@ void dbt_stack_move(struct dbt_vcpu *v, uint64_t rsp);
 // Translated code changes AC by itself: the interpreter's tables in force follow before anybody looks at them.
 static inline void dbt_view_sync(struct interp_vcpu *i)
 {
-    if (i->cpl == 0 && i->near != i->tlb->near[TLB_NONE] &&
-        (i->near == i->tlb->near[TLB_SUPERVISOR_AC]) != ((i->s.cr4 & CR4_SMAP) && (i->s.rflags & RFLAGS_AC)))
+    bool ac = (i->s.cr4 & CR4_SMAP) && (i->s.rflags & RFLAGS_AC);
+    enum tlb_set set = i->cpl == 3 ? TLB_USER : ac ? TLB_SUPERVISOR_AC : TLB_SUPERVISOR;
+    if (i->near != i->tlb->near[set] && i->near != i->tlb->near[TLB_NONE])
         interp_tlb_switch(i);
 }
 

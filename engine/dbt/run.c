@@ -277,6 +277,18 @@ static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
     dbt_view_sync(&v->i);
 }
 
+// Whether what blocks take for granted is still so; from now on it is.
+static bool still_assumed(struct dbt_vcpu *v)
+{
+    const struct cpu_state *s = &v->i.s;
+    const struct dbt_assumed now = {s->cr4 & (CR4_SMAP | CR4_TSD), s->efer & EFER_SCE, s->msr.star};
+    struct dbt_assumed *then = &v->assumed;
+    if (then->cr4 == now.cr4 && then->efer == now.efer && then->star == now.star)
+        return true;
+    *then = now;
+    return false;
+}
+
 // Instructions are counted: blocks one at a time, and near the end such of one instruction.
 static struct dbt_block *find_counted(struct dbt_vcpu *v, unsigned key, uint64_t left)
 {
@@ -301,10 +313,9 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
     interp_guest_enter(i);
     for (;;) {
         __atomic_store_n(&v->poll, 0, __ATOMIC_SEQ_CST);
-        if (v->smap != (i->s.cr4 & CR4_SMAP)) { // STAC and CLAC mean something else now
+        if (!still_assumed(v)) {
             dbt_park(v);
             dbt_cache_flush(v);
-            v->smap = i->s.cr4 & CR4_SMAP;
             a = (struct arrival){0};
         }
         if (dbt_is_written(v)) {
@@ -355,6 +366,8 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
         struct dbt_block *b = !translatable(v) ? NULL
                               : counted        ? find_counted(v, key_now(v) | a.key, until - i->count.instructions)
                                                : find(v, key_now(v) | a.key, &cold);
+        if (i->cpl == 3 && !(v->cells && v->cells->always)) // no cell: the way back from system calls may be short
+            v->direct = i->tlb->context;
         if (!b) {
             if (cold)
                 interpret_block(v);

@@ -316,6 +316,9 @@ static void classify(struct dbt_translation *t, struct dbt_insn *i)
         i->flags_written = 0;
         i->flags_read = 0;
         i->mem.present = false;
+        i->used |= dbt_sensitive_registers(i, &i->written);
+        if (z->mnemonic == ZYDIS_MNEMONIC_SYSCALL)
+            i->flags_read = FLAGS_ALL;
         if (z->mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
             i->flags_read = FLAGS_ALL;
             i->rsp_change = -8;

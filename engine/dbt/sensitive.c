@@ -7,8 +7,10 @@
 //     SWAPGS           exchanges two fields
 //     PUSHFQ           the host's, with the bits of rflags that are not in the host's flags put in
 //     STAC, CLAC       change rflags.AC and so the view; the next block is another view's
+//     RDTSC, RDTSCP    the host's TSC plus the difference of the two; or a call where time has another source
+//     SYSCALL, SYSRET  syscall.c
 //
-// All but PUSHFQ in ring 0 only.
+// What their translation takes for granted (CR4, EFER, STAR) is struct dbt_assumed: when that changes, blocks go.
 #include "engine/dbt/runtime.h"
 #include "engine/dbt/translate.h"
 
@@ -27,13 +29,22 @@ static void on_field(struct emit *e, unsigned op, size_t field, uint32_t imm)
 
 bool dbt_sensitive_is(const struct dbt_translation *t, const struct dbt_insn *i)
 {
-    bool kernel = (t->key & DBT_KEY_VIEW) != DBT_USER && !(t->key & (DBT_KEY_CELL | DBT_KEY_SPLIT));
+    bool here = !(t->key & (DBT_KEY_CELL | DBT_KEY_SPLIT)), free = here && !(t->key & DBT_KEY_ALONE);
+    bool kernel = here && (t->key & DBT_KEY_VIEW) != DBT_USER;
+    const struct interp_vcpu *v = &t->v->i;
     switch (i->z.mnemonic) {
+    case ZYDIS_MNEMONIC_SYSCALL:
+        return free && !kernel && (v->s.efer & EFER_SCE);
+    case ZYDIS_MNEMONIC_SYSRET:
+        return free && (t->key & DBT_KEY_VIEW) == DBT_KERNEL && (v->s.efer & EFER_SCE) && i->z.operand_width == 64;
+    case ZYDIS_MNEMONIC_RDTSC:
+    case ZYDIS_MNEMONIC_RDTSCP:
+        return free && (kernel || !(v->s.cr4 & CR4_TSD));
     case ZYDIS_MNEMONIC_CLI:
     case ZYDIS_MNEMONIC_SWAPGS:
         return kernel;
     case ZYDIS_MNEMONIC_STI:
-        return kernel && !(t->key & DBT_KEY_ALONE);
+        return kernel && free;
     case ZYDIS_MNEMONIC_STAC:
     case ZYDIS_MNEMONIC_CLAC:
         return kernel && (t->v->i.s.cr4 & CR4_SMAP);
@@ -46,7 +57,33 @@ bool dbt_sensitive_is(const struct dbt_translation *t, const struct dbt_insn *i)
 
 bool dbt_sensitive_ends_block(const struct dbt_insn *i)
 {
-    return i->z.mnemonic == ZYDIS_MNEMONIC_STAC || i->z.mnemonic == ZYDIS_MNEMONIC_CLAC;
+    switch (i->z.mnemonic) {
+    case ZYDIS_MNEMONIC_STAC:
+    case ZYDIS_MNEMONIC_CLAC:
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET:
+        return true;
+    default:
+        return false;
+    }
+}
+
+uint16_t dbt_sensitive_registers(const struct dbt_insn *i, uint16_t *written)
+{
+    enum { AX = 1 << CPU_RAX, CX = 1 << CPU_RCX, DX = 1 << CPU_RDX, R11 = 1 << CPU_R11 };
+    switch (i->z.mnemonic) {
+    case ZYDIS_MNEMONIC_SYSCALL:
+        return *written = CX | R11;
+    case ZYDIS_MNEMONIC_SYSRET:
+        *written = 0;
+        return CX | R11;
+    case ZYDIS_MNEMONIC_RDTSC:
+        return *written = AX | DX;
+    case ZYDIS_MNEMONIC_RDTSCP:
+        return *written = AX | CX | DX;
+    default:
+        return *written = 0;
+    }
 }
 
 static void write_swapgs(struct dbt_translation *t)
@@ -99,6 +136,33 @@ static void write_view(struct dbt_translation *t, unsigned index, bool ac)
     dbt_exit_direct(t, index, i->rip + i->len);
 }
 
+static void write_rdtsc(struct dbt_translation *t, unsigned index)
+{
+    static const uint8_t read[] = {0x0f, 0xae, 0xe8, 0x0f, 0x31, // lfence; rdtsc: why so, host/clock.c tells
+                                   0x48, 0xc1, 0xe2, 0x20,       // shl rdx, 32
+                                   0x48, 0x09, 0xd0};            // or rax, rdx
+    static const uint8_t split[] = {0x48, 0x89, 0xc2,            // mov rdx, rax
+                                    0x48, 0xc1, 0xea, 0x20,      // shr rdx, 32
+                                    0x89, 0xc0};                 // mov eax, eax
+    struct emit *e = &t->e;
+    t->group[0].valid = false;
+    dbt_flags_free(t, index, t->s0);
+    const _Atomic uint64_t *offset = t->v->i.base.vm->config.tsc_offset;
+    if (offset) {
+        e_bytes(e, read, sizeof read);
+        e_mov_imm(e, t->s0, (uintptr_t)offset);
+        e_op64(e, 0x03, CPU_RAX, t->s0, NO_REG, 1, 0);
+        e_gs(e, 0x03, CPU_RAX, FIELD(i.s.msr.tsc_adjust));
+        e_bytes(e, split, sizeof split);
+    } else {
+        struct dbt_cold *c = dbt_cold(t, COLD_TSC, index);
+        c->jump[0] = e_jmp(e);
+        c->retry = e->p;
+    }
+    if (t->insn[index].z.mnemonic == ZYDIS_MNEMONIC_RDTSCP)
+        e_gs_load32(e, CPU_RCX, FIELD(i.s.msr.tsc_aux));
+}
+
 bool dbt_sensitive_write(struct dbt_translation *t, unsigned index)
 {
     switch (t->insn[index].z.mnemonic) {
@@ -115,6 +179,16 @@ bool dbt_sensitive_write(struct dbt_translation *t, unsigned index)
         return true;
     case ZYDIS_MNEMONIC_SWAPGS:
         write_swapgs(t);
+        return true;
+    case ZYDIS_MNEMONIC_SYSCALL:
+        dbt_syscall_write(t, index);
+        return true;
+    case ZYDIS_MNEMONIC_SYSRET:
+        dbt_sysret_write(t, index);
+        return true;
+    case ZYDIS_MNEMONIC_RDTSC:
+    case ZYDIS_MNEMONIC_RDTSCP:
+        write_rdtsc(t, index);
         return true;
     case ZYDIS_MNEMONIC_PUSHFQ:
         write_pushfq(t, index);

@@ -77,16 +77,26 @@ static int set_rsp(struct dbt_vcpu *v, const struct dbt_site *site)
     return again(v, site);
 }
 
+static int tsc(struct dbt_vcpu *v, const struct dbt_site *site)
+{
+    uint64_t now = v->i.base.vm->config.up->tsc(v->i.base.owner) + v->i.s.msr.tsc_adjust;
+    v->save[CPU_RAX] = (uint32_t)now;
+    v->save[CPU_RDX] = now >> 32;
+    return again(v, site);
+}
+
 int dbt_slow(struct dbt_vcpu *v)
 {
     const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
-    v->count.misses++;
+    v->count.misses += site->kind <= DBT_SITE_STACK;
     dbt_sanitized(v);
     dbt_view_sync(&v->i);
     if (site->kind == DBT_SITE_STACK)
         return stack(v, site);
     if (site->kind == DBT_SITE_RSP)
         return set_rsp(v, site);
+    if (site->kind == DBT_SITE_TSC)
+        return tsc(v, site);
     uint64_t offset = v->exit_address & (PAGE_SIZE - 1);
     uint8_t *host;
     if (offset + site->span > PAGE_SIZE)

@@ -192,7 +192,7 @@ static const char *runtime_at(struct dbt_vcpu *v, uint64_t address)
     const struct dbt_runtime *r = dbt_runtime(v);
     for (unsigned n = 0; n < CPU_GPR_COUNT; n++)
         if (r->slow_for[n] && (uintptr_t)dbt_executable(v, r->slow_for[n]) == address)
-            return "slow path: walk the page tables, try again or interpret";
+            return "slow path: do it or walk the page tables, and go on; or interpret";
     for (unsigned why = 0; why <= DBT_WHY_POLL; why++)
         for (unsigned slot = 0; slot < 2; slot++)
             if ((uintptr_t)dbt_executable(v, r->leave_for[why][slot]) == address)
@@ -207,6 +207,7 @@ static void cold_text(const struct dbt_translation *t, const struct dbt_cold *c,
     static const char *const names[] = {[COLD_ACCESS] = "no: page check missed",
                                         [COLD_STACK] = "no: not in the stack's page",
                                         [COLD_RSP] = "no: stack pointer is no host address",
+                                        [COLD_TSC] = "ask what time it is",
                                         [COLD_POLL] = "yes: leave",
                                         [COLD_FAR_MISS] = "no: other page is mapped there now"};
     if (c->kind == COLD_EXIT)

@@ -69,7 +69,7 @@ struct dbt_place {
 };
 
 // Something to be written behind the block, where it does not stand in the way.
-enum { COLD_ACCESS, COLD_STACK, COLD_RSP, COLD_EXIT, COLD_POLL, COLD_FAR_MISS };
+enum { COLD_ACCESS, COLD_STACK, COLD_RSP, COLD_TSC, COLD_EXIT, COLD_POLL, COLD_FAR_MISS };
 
 struct dbt_cold {
     uint8_t kind;       // COLD_*
@@ -175,6 +175,8 @@ void dbt_flags_save(struct dbt_translation *t, unsigned temp);
 void dbt_exit_direct(struct dbt_translation *t, unsigned index, uint64_t target);
 void dbt_exit_cond(struct dbt_translation *t, unsigned index, uint64_t target, unsigned cond);
 void dbt_exit_indirect(struct dbt_translation *t, unsigned index, unsigned target_reg);
+// To what target_reg (or, if that is NO_REG, the vCPU's field `target`) says, in another view; flags are in flag_slot.
+void dbt_exit_view(struct dbt_translation *t, unsigned index, enum dbt_view view, unsigned target_reg, size_t target);
 void dbt_exit_step(struct dbt_translation *t, unsigned index);
 // To the interpreter at the end of instruction `index`, for something else than that instruction; what follows may be
 // reached, too.
@@ -185,10 +187,16 @@ void dbt_write_cold(struct dbt_translation *t);
 // Whether the instruction is one of CLASS_SENSITIVE here.
 bool dbt_sensitive_is(const struct dbt_translation *t, const struct dbt_insn *i);
 bool dbt_sensitive_ends_block(const struct dbt_insn *i);
+// General registers that it names without saying so; *written: those that it changes.
+uint16_t dbt_sensitive_registers(const struct dbt_insn *i, uint16_t *written);
 // False: the interpreter must do it.
 bool dbt_sensitive_write(struct dbt_translation *t, unsigned index);
 // After each instruction: what an earlier one has left to be done.
 void dbt_sensitive_after(struct dbt_translation *t, unsigned index);
+
+// --- syscall.c
+void dbt_syscall_write(struct dbt_translation *t, unsigned index);
+void dbt_sysret_write(struct dbt_translation *t, unsigned index);
 
 // Writes the block that was scanned; b's address, key and page_id are set, the rest is set here. NULL: no room, in the
 // cache or in the tables.

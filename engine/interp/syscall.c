@@ -25,6 +25,13 @@ static struct cpu_segment data(uint16_t sel)
     return flat_segment(sel, CPU_SEG_WRITE | CPU_SEG_DB | (sel & 3) << CPU_SEG_DPL_SHIFT);
 }
 
+void interp_syscall_segments(uint64_t star, bool ret, struct cpu_segment *cs, struct cpu_segment *ss)
+{
+    uint16_t sel = ret ? (star >> 48) | 3 : (star >> 32) & 0xfffc;
+    *cs = code(ret ? (sel + 16) | 3 : sel, true);
+    *ss = data(ret ? (sel + 8) | 3 : sel + 8);
+}
+
 static enum interp_result go(struct interp_vcpu *v, uint16_t cs_sel, uint16_t ss_sel, bool wide, uint64_t rip)
 {
     struct cpu_segment cs = code(cs_sel, wide), ss = data(ss_sel);

@@ -190,6 +190,8 @@ typedef enum interp_result system_handler(struct interp_vcpu *v, const struct in
 
 system_handler sys_far_jmp, sys_far_call, sys_far_ret, sys_iret, sys_int, sys_int1, sys_int3, sys_into;
 system_handler sys_syscall, sys_sysret, sys_sysenter, sys_sysexit;
+// CS and SS after SYSCALL, or SYSRET with REX.W, in 64-bit mode.
+void interp_syscall_segments(uint64_t star, bool ret, struct cpu_segment *cs, struct cpu_segment *ss);
 system_handler sys_pushf, sys_popf, sys_cli, sys_sti, sys_clac, sys_stac;
 system_handler sys_mov_to_seg, sys_mov_from_seg, sys_push_seg, sys_pop_seg;
 system_handler sys_lds, sys_les, sys_lss, sys_lfs, sys_lgs;

@@ -56,6 +56,7 @@ void cells_note_interrupt(struct dbt_vcpu *v, bool user)
     uint64_t time = cells_now(), sample = time - cells->interrupted, context = v->i.tlb->context;
     cells->interrupted = time;
     cells->looked = 0;
+    v->direct = 0;
     if (!user)
         return;
     struct cell_program *p = program(cells, context);
