@@ -91,3 +91,12 @@ void host_ram_destroy(struct host_ram *m)
         close(m->fd);
     *m = (struct host_ram){.fd = -1};
 }
+
+void host_memory_populate(void *at, uint64_t size)
+{
+    enum { PAGE = 4096, WORTH = 64 << 10 };
+    uintptr_t begin = ((uintptr_t)at + PAGE - 1) & ~(uintptr_t)(PAGE - 1),
+              end = ((uintptr_t)at + size) & ~(uintptr_t)(PAGE - 1);
+    if (size >= WORTH)
+        madvise((void *)begin, end - begin, MADV_POPULATE_WRITE); // NOLINT: an address
+}

@@ -24,4 +24,8 @@ struct host_ram {
 int host_ram_create(struct host_ram *m, const char *name, uint64_t size, bool shared, struct error *err);
 void host_ram_destroy(struct host_ram *m); // gives it back to the host; idempotent
 
+// Before [at, at + size) is written: the whole pages in it are had from the kernel at once, which is much cheaper than
+// a page fault for each. No matter if it fails, or if it is not worth it.
+void host_memory_populate(void *at, uint64_t size);
+
 uint64_t host_memory_available(void); // bytes that could be used now without killing anybody; UINT64_MAX if unknown

@@ -1,6 +1,7 @@
 // See file.h. The file is read, not mapped: a mapping would change, or fault, if somebody changed the file while the
 // machine is running, and it is needed again at every reset.
 #include "prog/file.h"
+#include "host/memory.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -40,7 +41,7 @@ int file_map(struct file *f, const char *what, const char *path, struct error *e
         e = error_set(err, ENOEXEC, "%s %s: the file is empty", what, path);
     } else if (!(data = malloc((size_t)st.st_size))) {
         e = error_set(err, ENOMEM, "%s %s: no memory for its %lld bytes", what, path, (long long)st.st_size);
-    } else if ((e = read_all(fd, data, (size_t)st.st_size))) {
+    } else if (host_memory_populate(data, (uint64_t)st.st_size), (e = read_all(fd, data, (size_t)st.st_size))) {
         e = error_set(err, e, "%s %s: %s", what, path, strerror(e));
         free(data);
     } else {

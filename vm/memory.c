@@ -4,6 +4,7 @@
 // changes once vCPUs run, so nothing is locked.
 #include "vm/memory.h"
 #include "engine/engine.h"
+#include "host/memory.h"
 #include "vm/vm.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -100,6 +101,7 @@ bool vm_write(struct vm *vm, uint64_t gpa, const void *buf, size_t size)
     while (size) {
         uint64_t len;
         void *to = vm_ram_span(vm, gpa, size, true, &len);
+        host_memory_populate(to, len);
         memcpy(to, from, len);
         vm_ram_written(vm, gpa, len);
         from += len;
