@@ -32,7 +32,7 @@ void cell_perf_map(const struct cell *c, const struct cell_block *b)
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd < 0)
         return; // perf has no names then
-    dprintf(fd, "%llx %x guest_cell:%llx\n", (unsigned long long)(CELL_BASE + b->begin), b->end - b->begin,
+    dprintf(fd, "%llx %x guest_cell:%llx\n", (unsigned long long)(c->base + b->begin), b->end - b->begin,
             (unsigned long long)b->rip);
     close(fd);
 }

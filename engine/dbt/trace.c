@@ -230,9 +230,9 @@ static void explain(const struct listing *l, const ZydisDecodedInstruction *z, c
                 cold_text(t, &t->cold[k], text, size);
                 return;
             }
-        name = t                                 ? runtime_at(t->v, target)
-               : target == CELL_BASE + CELL_MISS ? "out of the cell: find the target"
-                                                 : NULL;
+        name = t                                                ? runtime_at(t->v, target)
+               : l->cell && target == l->cell->base + CELL_MISS ? "out of the cell: find the target"
+                                                                : NULL;
     }
     if (name)
         snprintf(text, size, "%s", name);
@@ -273,7 +273,7 @@ void cell_show(const struct cell *c, const struct cell_block *b, const struct db
 {
     struct listing l = {.cell = c,
                         .code = c->memory + b->begin,
-                        .base = CELL_BASE + b->begin,
+                        .base = c->base + b->begin,
                         .end = b->end - b->begin,
                         .explain = explain};
     cell_perf_map(c, b);

@@ -21,7 +21,7 @@
 //   - A page in the cell is a translation that the vCPU's TLB could hold: it belongs to tlb->context, is dropped by
 //     INVLPG, and is writable only if its dirty bit is set and nobody wants to see writes (page words, ram.h).
 //   - All guest registers are in the host's registers of the same name, RSP too; flags are the host's. FS base is the
-//     guest's, GS base is CELL_BASE.
+//     guest's, GS base is the cell's own.
 //   - Between visits the cell sleeps in a system call: the world stands still for it.
 #pragma once
 #include "engine/dbt/cell/shared.h"
@@ -53,7 +53,7 @@ enum {
 
 // A host instruction before which the guest's state is known.
 struct cell_place {
-    uint32_t host; // offset from CELL_BASE
+    uint32_t host; // offset from the cell's base
     uint16_t rip;  // of the guest, from the block's
     uint8_t fix;   // PLACE_*
     uint8_t reg;
@@ -61,7 +61,7 @@ struct cell_place {
 
 struct cell_block {
     uint64_t rip;
-    uint32_t host, begin, end; // offsets from CELL_BASE: direct entry, all of it
+    uint32_t host, begin, end; // offsets from the cell's base: direct entry, all of it
     uint32_t indirect;         // entry of indirect jumps, 0: none yet
     uint32_t place, places;
     uint32_t next; // in hash: number + 1
@@ -95,8 +95,10 @@ struct cell_stream {
 struct cell {
     struct dbt_vcpu *v;
     int pid, in, out;
-    uint8_t *memory; // the cell's part, writable: offsets as from CELL_BASE
+    uint64_t base;   // where the cell's own part lies in it
+    uint8_t *memory; // that part, writable
     struct cell_shared *s;
+    unsigned commands; // that wait in s->command: what s->commands says the guest may have written
     uint64_t context, cr3;
     uint64_t used;  // when last, ns
     int64_t credit; // what it has brought, less what it has cost: ns (when.c)

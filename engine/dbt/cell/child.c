@@ -17,8 +17,16 @@
 #define UNCOUNTED
 #endif
 #define CELL_TEXT __attribute__((section("cell_text"), used, noinline, no_stack_protector UNCOUNTED))
-#define SHARED ((volatile struct cell_shared *)CELL_BASE)
+#define SHARED ((volatile struct cell_shared *)base())
 #define USER_END 0x7ffffffff000ull
+
+// This code is in the cell's part, too.
+static inline __attribute__((always_inline)) uint64_t base(void)
+{
+    uint64_t here;
+    __asm__("lea 0(%%rip), %0" : "=r"(here));
+    return here & ~(uint64_t)(CELL_ALIGN - 1);
+}
 
 static inline __attribute__((always_inline)) long call(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
                                                        uint64_t e, uint64_t f)
@@ -45,9 +53,9 @@ CELL_TEXT void cell_begin(void)
     struct {
         uint16_t count;
         uint64_t filter;
-    } program = {(uint16_t)SHARED->filter_size, CELL_BASE + __builtin_offsetof(struct cell_shared, filter)};
-    if (call(__NR_munmap, 0, CELL_BASE, 0, 0, 0, 0) ||
-        call(__NR_munmap, CELL_BASE + CELL_SIZE, USER_END - CELL_BASE - CELL_SIZE, 0, 0, 0, 0))
+    } program = {(uint16_t)SHARED->filter_size, base() + __builtin_offsetof(struct cell_shared, filter)};
+    if (call(__NR_munmap, 0, base(), 0, 0, 0, 0) ||
+        call(__NR_munmap, base() + CELL_SIZE, USER_END - base() - CELL_SIZE, 0, 0, 0, 0))
         end(120);
     // A host without seccomp loses a second lock on a door that is shut: guest code cannot make system calls.
     call(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0);
@@ -78,7 +86,7 @@ CELL_TEXT void cell_loop(void)
             SHARED->failed = (uint32_t)-r;
     }
     SHARED->commands = 0;
-    __asm__ volatile("jmp *%0" : : "r"(CELL_BASE + CELL_ENTER) : "memory");
+    __asm__ volatile("jmp *%0" : : "r"(base() + CELL_ENTER) : "memory");
     __builtin_unreachable();
 }
 
@@ -86,7 +94,7 @@ CELL_TEXT void cell_signal(int number, void *info, void *context)
 {
     (void)info;
     greg_t *g = ((ucontext_t *)context)->uc_mcontext.gregs;
-    uint64_t at = (uint64_t)g[REG_RIP] - CELL_BASE;
+    uint64_t at = (uint64_t)g[REG_RIP] - base();
     if (at >= CELL_BLOCKS && at < CELL_SIZE) {
         SHARED->why = CELL_WHY_SIGNAL;
         SHARED->signal = (uint32_t)number;
@@ -95,8 +103,8 @@ CELL_TEXT void cell_signal(int number, void *info, void *context)
         SHARED->fault_address = (uint64_t)g[REG_CR2];
         SHARED->fault_error = (uint64_t)g[REG_ERR];
         SHARED->trap = (uint64_t)g[REG_TRAPNO];
-        g[REG_RIP] = (greg_t)(CELL_BASE + CELL_LEAVE);
-        g[REG_RSP] = (greg_t)(CELL_BASE + CELL_STACK_END - 8); // the guest's may be no address to return to
+        g[REG_RIP] = (greg_t)(base() + CELL_LEAVE);
+        g[REG_RSP] = (greg_t)(base() + CELL_STACK_END - 8); // the guest's may be no address to return to
         return;
     }
     bool entering = at >= CELL_ENTER && at < CELL_ENTER_END;
@@ -105,8 +113,8 @@ CELL_TEXT void cell_signal(int number, void *info, void *context)
     else if (!entering)
         end(121);
     if (entering) { // it may have looked already; or an interrupt found no address in RSP
-        g[REG_RIP] = (greg_t)(CELL_BASE + CELL_NOTHING);
-        g[REG_RSP] = (greg_t)(CELL_BASE + CELL_STACK_END - 8);
+        g[REG_RIP] = (greg_t)(base() + CELL_NOTHING);
+        g[REG_RSP] = (greg_t)(base() + CELL_STACK_END - 8);
     }
 }
 

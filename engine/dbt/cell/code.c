@@ -65,7 +65,7 @@ void cell_code_flush(struct cell *c)
     memset(c->waiting, 0, sizeof c->waiting);
     c->blocks = c->exits = c->places = c->pages = 0;
     for (unsigned k = 0; k < CELL_IBL_ENTRIES; k++)
-        ibl(c)[k] = CELL_BASE + CELL_MISS;
+        ibl(c)[k] = c->base + CELL_MISS;
     c->e = (struct emit){.p = c->memory + CELL_BLOCKS, .end = c->memory + CELL_SIZE};
     c->code_stale = c->code_unverified = false;
 }
@@ -80,7 +80,7 @@ static struct cell_block *find(struct cell *c, uint64_t rip)
 
 const struct cell_block *cell_code_at(const struct cell *c, uint64_t host, const struct cell_place **place)
 {
-    uint64_t at = host - CELL_BASE;
+    uint64_t at = host - c->base;
     unsigned low = 0, high = c->blocks;
     while (low < high) {
         unsigned mid = (low + high) / 2;
@@ -450,7 +450,7 @@ static void write_indirect_entry(struct cell *c, uint64_t rip)
 
 static void found_by_indirect(struct cell *c, const struct cell_block *b)
 {
-    ibl(c)[b->rip & (CELL_IBL_ENTRIES - 1)] = CELL_BASE + b->indirect;
+    ibl(c)[b->rip & (CELL_IBL_ENTRIES - 1)] = c->base + b->indirect;
 }
 
 void cell_code_indirect(struct cell *c, struct cell_block *b)

@@ -12,22 +12,22 @@ enum { LARGE = 2 << 20 };
 
 bool cell_command(struct cell *c, struct cell_command command)
 {
-    if (c->s->commands == CELL_COMMANDS)
+    if (c->commands == CELL_COMMANDS)
         return false;
-    c->s->command[c->s->commands++] = command;
+    c->s->command[c->commands++] = command;
     return true;
 }
 
 void cell_pages_flush(struct cell *c)
 {
-    c->s->commands = 0;
+    c->commands = 0;
     c->ranges = 0;
     c->pages_stale = false;
     c->fs_known = false;
-    cell_command(c, (struct cell_command){.op = CELL_UNMAP, .size = CELL_BASE});
+    cell_command(c, (struct cell_command){.op = CELL_UNMAP, .size = c->base});
     cell_command(c, (struct cell_command){.op = CELL_UNMAP,
-                                          .address = CELL_BASE + CELL_SIZE,
-                                          .size = 0x7ffffffff000 - CELL_BASE - CELL_SIZE});
+                                          .address = c->base + CELL_SIZE,
+                                          .size = 0x7ffffffff000 - c->base - CELL_SIZE});
 }
 
 static bool note_range(struct cell *c, uint64_t la, uint64_t size, const uint8_t *host)
@@ -91,7 +91,7 @@ static const struct tlb_near *usable(struct cell *c, uint64_t la, bool write)
     const struct engine_tuning *tuning = &i->vm->tuning;
     uint64_t page = la & ~(uint64_t)(PAGE_SIZE - 1);
     struct tlb_hit hit;
-    if (la - CELL_BASE < CELL_SIZE)
+    if (la - c->base < CELL_SIZE)
         return NULL;
     i->fault.raised = false;
     bool allowed = tlb_translate(i, la, write ? CPU_WRITE : CPU_READ, TLB_AS_CPL, &hit);
@@ -158,7 +158,7 @@ bool cell_page_in(struct cell *c, uint64_t la, bool write)
         uint64_t offset = page & (LARGE - 1), gpa = e->gpa - offset;
         const struct ram_region *r = ram_find(&i->vm->ram, gpa);
         if (e->gpa >= offset && r && gpa + LARGE <= r->gpa + r->size && !r->readonly &&
-            !(CELL_BASE - (page - offset) < LARGE))
+            !(c->base - (page - offset) < LARGE))
             return map_large(c, page - offset, e->host - offset, e->page - offset / PAGE_SIZE, writable) &&
                    (!write || !(*e->page & (PAGE_CODE | PAGE_LOG)));
     }

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -32,27 +33,27 @@ struct kernel_sigaction { // as the kernel sees it
     uint64_t handler, flags, restorer, mask;
 };
 
-static uint64_t in_cell(const void *function)
+static uint64_t in_cell(uint64_t base, const void *function)
 {
-    return CELL_BASE + CELL_CHILD + (uint64_t)((const uint8_t *)function - __start_cell_text);
+    return base + CELL_CHILD + (uint64_t)((const uint8_t *)function - __start_cell_text);
 }
 
-static bool part(int fd, uint64_t offset, uint64_t size, int prot)
+static bool part(int fd, uint64_t base, uint64_t offset, uint64_t size, int prot)
 {
-    void *want = (void *)(uintptr_t)(CELL_BASE + offset); // NOLINT: the address is the point
+    void *want = (void *)(uintptr_t)(base + offset); // NOLINT: the address is the point
     return mmap(want, size, prot, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, (off_t)offset) == want;
 }
 
-static bool handle_signals(void)
+static bool handle_signals(uint64_t base)
 {
     enum { SA_RESTORER_FLAG = 0x04000000 };
-    stack_t s = {.ss_sp = (void *)(uintptr_t)(CELL_BASE + CELL_SIGNAL_STACK), // NOLINT
+    stack_t s = {.ss_sp = (void *)(uintptr_t)(base + CELL_SIGNAL_STACK), // NOLINT
                  .ss_size = CELL_SIGNAL_STACK_SIZE};
     uint64_t mask = ~0ull;
     for (unsigned k = 0; k < CAUGHT; k++) {
-        struct kernel_sigaction a = {.handler = in_cell((const void *)cell_signal),
+        struct kernel_sigaction a = {.handler = in_cell(base, (const void *)cell_signal),
                                      .flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_RESTORER_FLAG,
-                                     .restorer = in_cell((const void *)cell_return),
+                                     .restorer = in_cell(base, (const void *)cell_return),
                                      .mask = 1ull << (SIGUSR1 - 1)};
         if (syscall(SYS_rt_sigaction, caught[k], &a, NULL, 8))
             return false;
@@ -61,19 +62,19 @@ static bool handle_signals(void)
     return !syscall(SYS_sigaltstack, &s, NULL) && !syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
 }
 
-static _Noreturn void become_cell(int shared, int in, int out, int memory, int parent)
+static _Noreturn void become_cell(uint64_t base, int shared, int in, int out, int memory, int parent)
 {
     int from[] = {in, out, memory};
     bool fine = prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent;
-    fine = fine && part(shared, 0, CELL_DATA_SIZE, PROT_READ | PROT_WRITE) &&
-           part(shared, CELL_IBL, CELL_IBL_ENTRIES * 8, PROT_READ) &&
-           part(shared, CELL_CODE, CELL_SIZE - CELL_CODE, PROT_READ | PROT_EXEC) && handle_signals();
+    fine = fine && part(shared, base, 0, CELL_DATA_SIZE, PROT_READ | PROT_WRITE) &&
+           part(shared, base, CELL_IBL, CELL_IBL_ENTRIES * 8, PROT_READ) &&
+           part(shared, base, CELL_CODE, CELL_SIZE - CELL_CODE, PROT_READ | PROT_EXEC) && handle_signals(base);
     for (unsigned k = 0; fine && k < 3; k++)
         fine = (from[k] = (int)syscall(SYS_fcntl, from[k], F_DUPFD, 64)) >= 0;
     for (unsigned k = 0; fine && k < 3; k++)
         fine = syscall(SYS_dup2, from[k], CELL_IN + (int)k) >= 0;
     fine = fine && !syscall(SYS_close_range, 0, CELL_IN - 1, 0) && !syscall(SYS_close_range, CELL_MEMORY + 1, ~0u, 0) &&
-           !syscall(SYS_arch_prctl, ARCH_SET_GS, CELL_BASE);
+           !syscall(SYS_arch_prctl, ARCH_SET_GS, base);
     if (fine && __rseq_size) // the kernel would write to memory that goes away
         fine = !syscall(SYS_rseq, (uintptr_t)__builtin_thread_pointer() + (uintptr_t)__rseq_offset, 32,
                         RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
@@ -81,12 +82,22 @@ static _Noreturn void become_cell(int shared, int in, int out, int memory, int p
         syscall(SYS_exit_group, 119);
     __asm__ volatile("mov %0, %%rsp\n\txor %%ebp, %%ebp\n\tjmp *%1"
                      :
-                     : "r"(CELL_BASE + CELL_STACK_END - 8), "r"(in_cell((const void *)cell_begin))
+                     : "r"(base + CELL_STACK_END - 8), "r"(in_cell(base, (const void *)cell_begin))
                      : "memory");
     __builtin_unreachable();
 }
 
 // --- here
+
+// Where nobody would look for it, and no program be by chance.
+static int draw_base(uint64_t *base)
+{
+    uint64_t lot;
+    if (getrandom(&lot, sizeof lot, 0) != sizeof lot)
+        return -errno;
+    *base = CELL_BASE_MIN + lot % ((CELL_BASE_MAX - CELL_BASE_MIN) / CELL_ALIGN) * CELL_ALIGN;
+    return 0;
+}
 
 // What a cell may ask of the kernel.
 static void write_filter(struct cell_shared *s)
@@ -130,10 +141,11 @@ static int start(struct cell *c, int shared)
     }
     c->in = to[1];
     c->out = from[0];
-    int parent = getpid();
+    int parent = getpid(), memory = c->v->i.vm->tuning.memory_fd;
+    uint64_t base = c->base;
     long pid = syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
     if (pid == 0)
-        become_cell(shared, to[0], from[1], c->v->i.vm->tuning.memory_fd, parent);
+        become_cell(base, shared, to[0], from[1], memory, parent);
     int e = errno;
     close(to[0]);
     close(from[1]);
@@ -149,6 +161,7 @@ int cell_create(struct dbt_vcpu *v, struct cell **out, struct error *err)
     struct cell *c = calloc(1, sizeof *c);
     if (c) {
         *c = (struct cell){.v = v, .in = -1, .out = -1, .code_stale = true};
+        e = draw_base(&c->base);
         c->block = calloc(CELL_MAX_BLOCKS, sizeof *c->block);
         c->exit = calloc(CELL_MAX_EXITS, sizeof *c->exit);
         c->place = calloc(CELL_MAX_PLACES, sizeof *c->place);
@@ -201,6 +214,8 @@ bool cell_visit(struct cell *c, bool brief)
     enum { BRIEF_NS = 50000 };
     char byte = 0;
     ssize_t r;
+    c->s->commands = c->commands;
+    c->commands = 0;
     while ((r = write(c->in, &byte, 1)) < 0 && errno == EINTR)
         ;
     if (r == 1 && brief &&

@@ -74,19 +74,35 @@ void cells_kick(struct dbt_vcpu *v)
 
 // --- which
 
-// The cell's own part must be where the guest program has nothing: its slot of the top-level table is not present.
-static bool slot_free(const struct dbt_vcpu *v)
+static uint64_t table_entry(const struct dbt_vcpu *v, uint64_t table, unsigned index)
 {
-    uint64_t gpa = (v->i.s.cr3 & 0x000ffffffffff000) + 8 * (CELL_BASE >> 39);
-    const uint8_t *entry = ram_at(&v->i.vm->ram, gpa);
-    return entry && !(*(const volatile uint64_t *)entry & 1);
+    const uint8_t *entry = ram_at(&v->i.vm->ram, (table & 0x000ffffffffff000) + 8 * (uint64_t)index);
+    return entry ? *(const volatile uint64_t *)entry : 0;
+}
+
+// The cell's own part must be where the guest program has nothing. It lies in one gigabyte, in two tables of pages.
+static bool own_part_free(const struct cell *c)
+{
+    const struct dbt_vcpu *v = c->v;
+    enum { PRESENT = 1, LARGE_PAGE = 1 << 7 };
+    uint64_t e = table_entry(v, v->i.s.cr3, c->base >> 39 & 511);
+    if (!(e & PRESENT))
+        return true;
+    e = table_entry(v, e, c->base >> 30 & 511);
+    if (!(e & PRESENT) || (e & LARGE_PAGE))
+        return !(e & PRESENT);
+    unsigned index = c->base >> 21 & 511;
+    return !(table_entry(v, e, index) & PRESENT) && !(table_entry(v, e, index + 1) & PRESENT);
 }
 
 static struct cell *new_cell(struct dbt_vcpu *v, struct cell **slot)
 {
     struct error err;
-    if (!cell_create(v, slot, &err))
+    if (!cell_create(v, slot, &err)) {
+        log_debug(v->i.base.vm->config.log, "vCPU %u: a cell, its own part at %#llx", v->i.base.id,
+                  (unsigned long long)(*slot)->base);
         return *slot;
+    }
     v->cells->impossible = true;
     log_info(v->i.base.vm->config.log, "%s", err.text);
     return NULL;
@@ -148,7 +164,7 @@ static void take(struct cell *c)
     *(uint64_t *)&g->xsave[XSAVE_HEADER] &= XSTATE_X87 | XSTATE_SSE | XSTATE_AVX;
     *(uint32_t *)&g->xsave[XSAVE_MXCSR] &= 0xffff;
     uint64_t *fip = (uint64_t *)&g->xsave[XSAVE_FIP];
-    if (*fip - CELL_BASE < CELL_SIZE) {
+    if (*fip - c->base < CELL_SIZE) {
         const struct cell_place *p;
         const struct cell_block *b = cell_code_at(c, *fip, &p);
         *fip = b ? b->rip + p->rip : 0;
@@ -191,7 +207,7 @@ static enum outcome stopped_by_signal(struct cell *c)
     struct cell_shared *s = c->s;
     const struct cell_place *p;
     const struct cell_block *b = cell_code_at(c, s->host_rip, &p);
-    bool at_place = b && CELL_BASE + p->host == s->host_rip;
+    bool at_place = b && c->base + p->host == s->host_rip;
     s->gpr[CPU_RSP] = s->rsp;
     if (s->signal == SIGUSR1) {
         c->v->count.cell_kicks++;
@@ -275,7 +291,7 @@ static bool visit(struct cell *c, enum outcome *how)
         if (c->pages_stale)
             cell_pages_flush(c);
         give(c);
-        s->enter_at = CELL_BASE + b->host;
+        s->enter_at = c->base + b->host;
     }
     s->kicked = 0;
     s->why = CELL_WHY_NOTHING;
@@ -303,8 +319,8 @@ bool cells_lost(const struct dbt_vcpu *v)
 bool cells_run(struct dbt_vcpu *v)
 {
     struct cells *cells = v->cells;
-    struct cell *c = slot_free(v) ? select_cell(v) : NULL;
-    if (!c) {
+    struct cell *c = select_cell(v);
+    if (!c || !own_part_free(c)) {
         cells_refuse(v);
         return false;
     }

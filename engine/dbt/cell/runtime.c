@@ -32,14 +32,14 @@ static void state(struct emit *e, unsigned which)
     e_mem(e, which, NO_REG, NO_REG, 1, (int32_t)FIELD(xsave));
 }
 
-static void stack(struct emit *e)
+static void stack(const struct cell *c, struct emit *e)
 {
-    e_mov_imm(e, CPU_RSP, CELL_BASE + CELL_STACK_END - 8); // as after a call
+    e_mov_imm(e, CPU_RSP, c->base + CELL_STACK_END - 8); // as after a call
 }
 
-static void to_loop(struct emit *e)
+static void to_loop(const struct cell *c, struct emit *e)
 {
-    e_mov_imm(e, CPU_RAX, CELL_BASE + CELL_CHILD + (uint64_t)((const uint8_t *)cell_loop - __start_cell_text));
+    e_mov_imm(e, CPU_RAX, c->base + CELL_CHILD + (uint64_t)((const uint8_t *)cell_loop - __start_cell_text));
     e8(e, 0xff);
     e8(e, 0xe0); // jmp rax
 }
@@ -58,17 +58,17 @@ static void write_enter(struct cell *c, struct emit *e)
     e_jmp_gs(e, NO_REG, FIELD(enter_at));
 }
 
-static void write_leave(struct emit *e)
+static void write_leave(const struct cell *c, struct emit *e)
 {
     for (unsigned r = 0; r < CPU_GPR_COUNT; r++)
         e_gs_store(e, r, FIELD(gpr) + 8 * (size_t)r);
-    stack(e);
+    stack(c, e);
     e8(e, 0x9c); // pushfq
     e8(e, 0x65);
     e8(e, 0x8f);
     e_mem(e, 0, NO_REG, NO_REG, 1, (int32_t)FIELD(flags)); // pop gs:[flags]
     state(e, 4);
-    to_loop(e);
+    to_loop(c, e);
 }
 
 static void write_why(struct cell *c, struct emit *e, unsigned why)
@@ -83,10 +83,10 @@ bool cell_runtime_write(struct cell *c)
                 nothing = at(c, CELL_NOTHING, CELL_LINK), link = at(c, CELL_LINK, CELL_STEP),
                 step = at(c, CELL_STEP, CELL_MISS), miss = at(c, CELL_MISS, CELL_CHILD);
     write_enter(c, &enter);
-    write_leave(&leave);
+    write_leave(c, &leave);
     e_gs_set32(&nothing, FIELD(why), CELL_WHY_NOTHING);
-    stack(&nothing);
-    to_loop(&nothing);
+    stack(c, &nothing);
+    to_loop(c, &nothing);
     write_why(c, &link, CELL_WHY_LINK);
     write_why(c, &step, CELL_WHY_STEP);
     e_gs_load(&miss, CPU_RCX, FIELD(spill));

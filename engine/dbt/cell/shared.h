@@ -1,8 +1,8 @@
 // What a cell and its vCPU share: the layout of the cell's own part of its address space, and the page through which
 // the two talk.
 //
-// The cell's part lies at CELL_BASE, in a slot of the top-level page table that a guest program must not use (the vCPU
-// looks before every entry). All else in the cell's address space is the guest program's.
+// The cell's part lies at an address drawn by lot (cell->base), a multiple of CELL_ALIGN, where the guest program has
+// no page (the vCPU looks before every entry). All else in the cell's address space is the guest program's.
 //
 //     0        struct cell_shared, the stacks     read, write
 //     IBL      targets of indirect jumps          read
@@ -14,7 +14,8 @@
 #pragma once
 #include "cpu/state.h"
 
-#define CELL_BASE 0x300000000000ull
+#define CELL_BASE_MIN 0x100000000000ull
+#define CELL_BASE_MAX 0x7e0000000000ull
 
 enum {
     CELL_STACK_END = 0x14000,
@@ -27,6 +28,7 @@ enum {
     CELL_CHILD = CELL_CODE + 0x1000,
     CELL_BLOCKS = CELL_CODE + 0x3000,
     CELL_SIZE = CELL_CODE + (2 << 20),
+    CELL_ALIGN = 4 << 20,
     // Places in the runtime.
     CELL_ENTER = CELL_CODE,
     CELL_ENTER_END = CELL_CODE + 0x200,
