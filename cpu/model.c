@@ -116,6 +116,26 @@ static bool host_has(cpu_host_cpuid host, const struct cpu_feature *f)
     return true;
 }
 
+// Whether hardware virtualization can give it.
+static bool hardware_has(const struct cpu_config *config, const struct cpu_feature *f)
+{
+    for (unsigned i = 0; i < config->hardware_leaves; i++) {
+        const struct cpuid_leaf *l = &config->hardware[i];
+        struct cpuid_regs r = l->r;
+        if (l->leaf == f->leaf && (f->subleaf == CPUID_ANY || l->subleaf == CPUID_ANY || l->subleaf == f->subleaf))
+            return *cpuid_reg(&r, f->reg) >> f->bit & 1;
+    }
+    return false;
+}
+
+// Whether a guest can have it here.
+static bool can_give(const struct cpu_feature *f, cpu_host_cpuid host, const struct cpu_config *config)
+{
+    if (f->kind == ENGINE || (f->kind == NATIVE && !host_has(host, f)))
+        return f->kind == ENGINE;
+    return !config->hardware || hardware_has(config, f);
+}
+
 // Switches off what needs something that is off.
 static void close_over_needs(struct choice *c)
 {
@@ -152,14 +172,15 @@ static int apply_changes(struct choice *c, const char *changes, struct error *er
     return 0;
 }
 
-static int check_host(const struct choice *c, const char *name, cpu_host_cpuid host, struct error *err)
+static int check_host(const struct choice *c, const char *name, cpu_host_cpuid host, const struct cpu_config *config,
+                      struct error *err)
 {
     char missing[160];
     size_t used = 0;
     bool cut = false;
     for (unsigned i = 0; i < cpu_feature_count; i++) {
         const struct cpu_feature *f = &cpu_features[i];
-        if (!c->on[i] || !c->wanted[i] || f->kind != NATIVE || host_has(host, f))
+        if (!c->on[i] || !c->wanted[i] || can_give(f, host, config))
             continue;
         size_t length = strlen(f->name);
         if (used + length + 3 > sizeof missing) {
@@ -179,7 +200,8 @@ static int check_host(const struct choice *c, const char *name, cpu_host_cpuid h
     return error_set(err, ENOTSUP, "CPU model %s: this host lacks %s%s", name, missing, cut ? " and more" : "");
 }
 
-static void choose(struct choice *c, unsigned in, enum cpu_vendor vendor, cpu_host_cpuid host)
+static void choose(struct choice *c, unsigned in, enum cpu_vendor vendor, cpu_host_cpuid host,
+                   const struct cpu_config *config)
 {
     memset(c, 0, sizeof *c);
     for (unsigned i = 0; i < cpu_feature_count; i++) {
@@ -189,7 +211,7 @@ static void choose(struct choice *c, unsigned in, enum cpu_vendor vendor, cpu_ho
         if ((f->in & ONLY_AMD && vendor != CPU_VENDOR_AMD) || (f->in & ONLY_INTEL && vendor != CPU_VENDOR_INTEL))
             continue;
         c->wanted[i] = in != IN_HOST;
-        c->on[i] = f->kind == ENGINE || in != IN_HOST || host_has(host, f);
+        c->on[i] = in != IN_HOST || can_give(f, host, config);
     }
 }
 
@@ -228,18 +250,20 @@ static int make(struct cpu_model *m, const char *base, unsigned index, const cha
     if (length < sizeof m->name)
         memcpy(m->name + strlen(base), changes, strlen(changes) + 1);
     m->config = *config;
+    m->config.hardware = NULL; // the caller's
+    m->config.hardware_leaves = 0;
     m->vendor = CPU_VENDOR_AMD;
     struct cpuid_regs who = host(0, 0);
     if (index == MODEL_HOST && who.ebx == 0x756e6547) // "Genu"
         m->vendor = CPU_VENDOR_INTEL;
 
     struct choice c;
-    choose(&c, model_in[index], m->vendor, host);
+    choose(&c, model_in[index], m->vendor, host, config);
     int e = apply_changes(&c, changes, err);
     if (e)
         return e;
     close_over_needs(&c);
-    e = check_host(&c, m->name, host, err);
+    e = check_host(&c, m->name, host, config, err);
     if (e)
         return e;
     for (unsigned i = 0; i < cpu_feature_count; i++) {
@@ -258,21 +282,51 @@ static int make(struct cpu_model *m, const char *base, unsigned index, const cha
     return 0;
 }
 
+// The changes that take from a model what cannot be given here: ",-pcid,-invpcid". Only features of one kind.
+static void taken_away(char *changes, size_t size, unsigned index, unsigned kinds, cpu_host_cpuid host,
+                       const struct cpu_config *config)
+{
+    struct choice c;
+    size_t used = 0;
+    choose(&c, model_in[index], CPU_VENDOR_AMD, host, config);
+    changes[0] = 0;
+    for (unsigned i = 0; i < cpu_feature_count; i++) {
+        const struct cpu_feature *f = &cpu_features[i];
+        size_t length = strlen(f->name);
+        if (!c.on[i] || !(kinds >> f->kind & 1) || can_give(f, host, config) || used + length + 3 > size)
+            continue;
+        memcpy(changes + used, ",-", 2);
+        memcpy(changes + used + 2, f->name, length + 1);
+        used += length + 2;
+    }
+}
+
+// The best model that can be given whole. Hardware virtualization is not refused for a system feature that its CPU
+// lacks, nor, as a last resort, for a KVM that only emulates.
+static int make_default(struct cpu_model *m, cpu_host_cpuid host, const struct cpu_config *config, struct error *err)
+{
+    static const struct {
+        unsigned index, without;
+    } best_first[] = {{1, 1 << SYSTEM}, {0, 1 << SYSTEM}, {0, 1 << SYSTEM | 1 << NATIVE}};
+    int e = 0;
+    for (unsigned i = 0; i < (config->hardware ? 3 : 2); i++) {
+        unsigned index = best_first[i].index;
+        char changes[400];
+        taken_away(changes, sizeof changes, index, best_first[i].without, host, config);
+        e = make(m, cpu_model_names[index], index, changes, host, config, err);
+        if (!e)
+            break;
+    }
+    return e;
+}
+
 int cpu_model_make(struct cpu_model *m, const char *name, cpu_host_cpuid host, const struct cpu_config *config,
                    struct error *err)
 {
     if (!config->cpus || config->cpus > CPU_MAX)
         return error_set(err, EINVAL, "CPUs: %u is not from 1 to %d", config->cpus, CPU_MAX);
-    if (!name) {
-        static const unsigned best_first[] = {1, 0};
-        int e = 0;
-        for (unsigned i = 0; i < 2; i++) {
-            e = make(m, cpu_model_names[best_first[i]], best_first[i], "", host, config, err);
-            if (!e)
-                break;
-        }
-        return e;
-    }
+    if (!name)
+        return make_default(m, host, config, err);
     size_t length = strcspn(name, ",");
     unsigned index = 0;
     while (cpu_model_names[index] &&

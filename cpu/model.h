@@ -29,6 +29,10 @@ struct cpu_config {
     unsigned cpus;    // 1..CPU_MAX, all cores of one package
     uint32_t tsc_khz; // told to the guest by leaves 0x15, 0x16, 0x40000010
     bool paravirt;    // KVM-compatible leaves at 0x40000000
+    // What hardware virtualization can give a guest here (engine_ops.cpuid). NULL under engines that do without. Only
+    // looked at while the model is made.
+    const struct cpuid_leaf *hardware;
+    unsigned hardware_leaves;
 };
 
 enum { CPU_MAX = 64 };
@@ -39,7 +43,7 @@ enum { CPU_CRYSTAL_KHZ = 1000000 };
 enum cpu_vendor { CPU_VENDOR_AMD, CPU_VENDOR_INTEL };
 
 struct cpu_model {
-    char name[64];
+    char name[160];
     enum cpu_vendor vendor; // whose rules hold where the two differ (SYSCALL and SYSENTER outside of 64-bit mode, ...)
     unsigned count;
     struct cpuid_leaf leaf[CPU_MODEL_LEAVES];
@@ -51,7 +55,8 @@ struct cpu_model {
 };
 
 // Makes the table. `name` is one of cpu_model_names, with changes if one likes ("x86-64-v3,+la57,-avx2"), or NULL for
-// the default (the best that the host can give). Returns 0; -EINVAL for an unknown name or feature, or a number of CPUs
+// the default: the best that the host can give, under hardware virtualization without the features that its CPU lacks
+// (m->name then tells them: "x86-64-v3,-pcid"). Returns 0; -EINVAL for an unknown name or feature, or a number of CPUs
 // that is not 1..CPU_MAX; -ENOTSUP where the host lacks features: err names them.
 int cpu_model_make(struct cpu_model *m, const char *name, cpu_host_cpuid host, const struct cpu_config *config,
                    struct error *err);

@@ -2,7 +2,8 @@
 //
 // NATIVE rows are user-mode instructions, which engines run on the host's own execution units: a model that has one can
 // only be given where the host has it. ENGINE rows are what an operating system uses (paging, timers, system
-// instructions) and what an engine does by itself; these are the same on every host.
+// instructions) and what an engine does by itself; these are the same on every host. SYSTEM rows are those of them that
+// hardware virtualization passes on and cannot make up: there the host's CPU must have them.
 //
 // What is deliberately not here: MONITOR (a guest that idles in MWAIT never tells us), a performance monitoring unit,
 // MPX, CET, SVM and VMX, TSX, AMX, protection keys, XSAVES, and single oddities whose memory operand is implicit
@@ -52,7 +53,7 @@ const struct cpu_feature cpu_features[] = {
     FEATURE("ssse3",      1, 0, ECX, 9,  NATIVE, IN_ALL, "sse3"),
     FEATURE("fma",        1, 0, ECX, 12, NATIVE, IN_V3_UP, "avx"),
     FEATURE("cx16",       1, 0, ECX, 13, ENGINE, IN_ALL, NULL),
-    FEATURE("pcid",       1, 0, ECX, 17, ENGINE, IN_ALL, NULL),
+    FEATURE("pcid",       1, 0, ECX, 17, SYSTEM, IN_ALL, NULL),
     FEATURE("sse4.1",     1, 0, ECX, 19, NATIVE, IN_ALL, "ssse3"),
     FEATURE("sse4.2",     1, 0, ECX, 20, NATIVE, IN_ALL, "sse4.1"),
     FEATURE("x2apic",     1, 0, ECX, 21, ENGINE, IN_ALL, NULL),
@@ -68,19 +69,19 @@ const struct cpu_feature cpu_features[] = {
 
     FEATURE("arat",       6, CPUID_ANY, EAX, 2, ENGINE, IN_ALL, NULL),
 
-    FEATURE("fsgsbase",   7, 0, EBX, 0,  ENGINE, IN_ALL, NULL),
+    FEATURE("fsgsbase",   7, 0, EBX, 0,  SYSTEM, IN_ALL, NULL),
     FEATURE("tsc-adjust", 7, 0, EBX, 1,  ENGINE, IN_ALL, NULL),
     FEATURE("bmi1",       7, 0, EBX, 3,  NATIVE, IN_V3_UP, NULL),
     FEATURE("avx2",       7, 0, EBX, 5,  NATIVE, IN_V3_UP, "avx"),
-    FEATURE("smep",       7, 0, EBX, 7,  ENGINE, IN_ALL, NULL),
+    FEATURE("smep",       7, 0, EBX, 7,  SYSTEM, IN_ALL, NULL),
     FEATURE("bmi2",       7, 0, EBX, 8,  NATIVE, IN_V3_UP, NULL),
     FEATURE("erms",       7, 0, EBX, 9,  ENGINE, IN_ALL, NULL),
-    FEATURE("invpcid",    7, 0, EBX, 10, ENGINE, IN_ALL, "pcid"),
+    FEATURE("invpcid",    7, 0, EBX, 10, SYSTEM, IN_ALL, "pcid"),
     FEATURE("avx512f",    7, 0, EBX, 16, NATIVE, IN_HOST, "avx2"),
     FEATURE("avx512dq",   7, 0, EBX, 17, NATIVE, IN_HOST, "avx512f"),
     FEATURE("rdseed",     7, 0, EBX, 18, NATIVE, IN_HOST, NULL),
     FEATURE("adx",        7, 0, EBX, 19, NATIVE, IN_HOST, NULL),
-    FEATURE("smap",       7, 0, EBX, 20, ENGINE, IN_ALL, NULL),
+    FEATURE("smap",       7, 0, EBX, 20, SYSTEM, IN_ALL, NULL),
     FEATURE("avx512ifma", 7, 0, EBX, 21, NATIVE, IN_HOST, "avx512f"),
     FEATURE("clflushopt", 7, 0, EBX, 23, NATIVE, IN_HOST, NULL),
     FEATURE("clwb",       7, 0, EBX, 24, NATIVE, IN_HOST, NULL),
@@ -89,7 +90,7 @@ const struct cpu_feature cpu_features[] = {
     FEATURE("avx512bw",   7, 0, EBX, 30, NATIVE, IN_HOST, "avx512f"),
     FEATURE("avx512vl",   7, 0, EBX, 31, NATIVE, IN_HOST, "avx512f"),
     FEATURE("avx512vbmi", 7, 0, ECX, 1,  NATIVE, IN_HOST, "avx512f"),
-    FEATURE("umip",       7, 0, ECX, 2,  ENGINE, IN_ALL, NULL),
+    FEATURE("umip",       7, 0, ECX, 2,  SYSTEM, IN_ALL, NULL),
     FEATURE("avx512vbmi2", 7, 0, ECX, 6, NATIVE, IN_HOST, "avx512f"),
     FEATURE("gfni",       7, 0, ECX, 8,  NATIVE, IN_HOST, "sse2"),
     FEATURE("vaes",       7, 0, ECX, 9,  NATIVE, IN_HOST, "avx"),
@@ -98,17 +99,17 @@ const struct cpu_feature cpu_features[] = {
     FEATURE("avx512bitalg", 7, 0, ECX, 12, NATIVE, IN_HOST, "avx512f"),
     FEATURE("avx512vpopcntdq", 7, 0, ECX, 14, NATIVE, IN_HOST, "avx512f"),
     // 57 linear address bits. Left to a request: where a kernel finds it, every walk has one level more for nothing.
-    FEATURE("la57",       7, 0, ECX, 16, ENGINE, ON_REQUEST, NULL),
-    FEATURE("rdpid",      7, 0, ECX, 22, ENGINE, IN_ALL, NULL),
+    FEATURE("la57",       7, 0, ECX, 16, SYSTEM, ON_REQUEST, NULL),
+    FEATURE("rdpid",      7, 0, ECX, 22, SYSTEM, IN_ALL, NULL),
     FEATURE("fsrm",       7, 0, EDX, 4,  ENGINE, IN_ALL, NULL),
     FEATURE("spec-ctrl",  7, 0, EDX, 26, ENGINE, IN_HOST | ONLY_INTEL, NULL),
     FEATURE("arch-capabilities", 7, 0, EDX, 29, ENGINE, IN_HOST | ONLY_INTEL, NULL),
     FEATURE("avxvnni",    7, 1, EAX, 4,  NATIVE, IN_HOST, "avx2"),
     FEATURE("avx512bf16", 7, 1, EAX, 5,  NATIVE, IN_HOST, "avx512f"),
 
-    FEATURE("xsaveopt",   0xd, 1, EAX, 0, ENGINE, IN_V3_UP, "xsave"),
-    FEATURE("xsavec",     0xd, 1, EAX, 1, ENGINE, IN_V3_UP, "xsave"),
-    FEATURE("xgetbv1",    0xd, 1, EAX, 2, ENGINE, IN_V3_UP, "xsave"),
+    FEATURE("xsaveopt",   0xd, 1, EAX, 0, SYSTEM, IN_V3_UP, "xsave"),
+    FEATURE("xsavec",     0xd, 1, EAX, 1, SYSTEM, IN_V3_UP, "xsave"),
+    FEATURE("xgetbv1",    0xd, 1, EAX, 2, SYSTEM, IN_V3_UP, "xsave"),
 
     FEATURE("lahf",       0x80000001, CPUID_ANY, ECX, 0,  ENGINE, IN_ALL, NULL),
     FEATURE("lzcnt",      0x80000001, CPUID_ANY, ECX, 5,  NATIVE, IN_V3_UP, NULL),
@@ -118,8 +119,8 @@ const struct cpu_feature cpu_features[] = {
     FEATURE("topoext",    0x80000001, CPUID_ANY, ECX, 22, ENGINE, IN_ALL | ONLY_AMD, NULL),
     FEATURE("syscall",    0x80000001, CPUID_ANY, EDX, 11, ENGINE, IN_ALL, NULL),
     FEATURE("nx",         0x80000001, CPUID_ANY, EDX, 20, ENGINE, IN_ALL, NULL),
-    FEATURE("pdpe1gb",    0x80000001, CPUID_ANY, EDX, 26, ENGINE, IN_ALL, NULL),
-    FEATURE("rdtscp",     0x80000001, CPUID_ANY, EDX, 27, ENGINE, IN_ALL, NULL),
+    FEATURE("pdpe1gb",    0x80000001, CPUID_ANY, EDX, 26, SYSTEM, IN_ALL, NULL),
+    FEATURE("rdtscp",     0x80000001, CPUID_ANY, EDX, 27, SYSTEM, IN_ALL, NULL),
     FEATURE("lm",         0x80000001, CPUID_ANY, EDX, 29, ENGINE, IN_ALL, NULL),
     FEATURE("invtsc",     0x80000007, CPUID_ANY, EDX, 8,  ENGINE, IN_ALL, "tsc"),
     FEATURE("no-efer-lmsle", 0x80000008, CPUID_ANY, EBX, 20, ENGINE, IN_ALL | ONLY_AMD, NULL),

@@ -10,6 +10,7 @@ enum {
     // Where a feature comes from.
     NATIVE = 0, // user-mode instructions that engines may run on the host's own units: the host must have them
     ENGINE = 1, // every engine provides it, whatever the host
+    SYSTEM = 2, // software engines provide it; hardware virtualization only where the host's CPU has it
 };
 
 enum {

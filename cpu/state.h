@@ -169,7 +169,9 @@ struct cpu_events {
     uint8_t shadow;   // interrupts are held off for one instruction: CPU_SHADOW_*
     bool nmi_masked;  // from NMI delivery until IRET
     bool nmi_pending;
-    bool exception_pending; // an exception that was raised but not delivered yet
+    // An exception that was raised but not delivered yet; vector 2 or above 31: an NMI or interrupt that the CPU has
+    // taken from its controller but not delivered yet.
+    bool exception_pending;
     uint8_t exception_vector;
     bool exception_has_error;
     uint32_t exception_error;

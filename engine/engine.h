@@ -113,6 +113,11 @@ struct engine_ops {
     const char *name;
     // 0 if the engine works on this host; else err says why not.
     int (*probe)(struct error *err);
+    // Whether `auto` should take it where it works: 0, or err says why not. NULL: always.
+    int (*recommend)(struct error *err);
+    // What the hardware under this engine can give a guest, for cpu_config.hardware: fills at most `room` leaves and
+    // returns how many, or a negative errno. NULL: the engine makes everything itself.
+    int (*cpuid)(struct cpuid_leaf *leaf, unsigned room, struct error *err);
 
     int (*vm_create)(const struct engine_vm_config *config, struct engine_vm **out, struct error *err);
     void (*vm_destroy)(struct engine_vm *vm); // all vCPUs are destroyed before
@@ -157,4 +162,4 @@ static inline uint32_t engine_notify(struct engine_vcpu *v, uint32_t bits)
     return old;
 }
 
-extern const struct engine_ops engine_interp, engine_dbt;
+extern const struct engine_ops engine_interp, engine_dbt, engine_kvm;

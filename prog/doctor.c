@@ -54,7 +54,7 @@ static void kvm_row(void)
 
 static void model_rows(void)
 {
-    struct cpu_config config = {.cpus = 1, .tsc_khz = 1000000};
+    const struct cpu_config config = {.cpus = 1, .tsc_khz = 1000000};
     for (const char *const *name = cpu_model_names; *name; name++) {
         struct cpu_model m;
         struct error err;

@@ -4,15 +4,16 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct engine_ops *const engines[] = {&engine_dbt, &engine_interp, NULL};
+const struct engine_ops *const engines[] = {&engine_kvm, &engine_dbt, &engine_interp, NULL};
 
 static int choose_auto(const struct engine_ops **out, struct error *why, struct error *err)
 {
     struct error refusals = {""}, one;
     for (unsigned i = 0; engines[i]; i++) {
-        if (engines[i]->probe(&one) == 0) {
+        const struct engine_ops *e = engines[i];
+        if (e->probe(&one) == 0 && (!e->recommend || e->recommend(&one) == 0)) {
             error_set(why, 0, "%s%sthe best engine that works here", refusals.text, refusals.text[0] ? "; " : "");
-            *out = engines[i];
+            *out = e;
             return 0;
         }
         size_t n = strlen(refusals.text);

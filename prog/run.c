@@ -28,7 +28,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { GUEST_MESSAGES = 1000, CODE_CACHE_DEFAULT = 64 << 20 };
+enum { GUEST_MESSAGES = 1000, CODE_CACHE_DEFAULT = 64 << 20, HARDWARE_LEAVES = 256 };
 
 struct run {
     struct run_options o;
@@ -195,8 +195,15 @@ static int build(struct run *r, struct error *err)
     struct error why;
     struct host_counter counter;
     host_counter_find(&counter, 0);
-    const struct cpu_config cpu = {.cpus = r->o.cpus, .tsc_khz = counter.khz, .paravirt = true};
+    struct cpu_config cpu = {.cpus = r->o.cpus, .tsc_khz = counter.khz, .paravirt = true};
+    struct cpuid_leaf hardware[HARDWARE_LEAVES];
     int e = engine_choose(r->o.engine, &engine, &why, err);
+    if (!e && engine->cpuid) {
+        int leaves = engine->cpuid(hardware, HARDWARE_LEAVES, err);
+        e = leaves < 0 ? leaves : 0;
+        cpu.hardware = hardware;
+        cpu.hardware_leaves = leaves < 0 ? 0 : (unsigned)leaves;
+    }
     if (!e)
         e = cpu_model_make(&r->model, r->o.cpu, host_cpuid, &cpu, err);
     if (e)

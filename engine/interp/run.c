@@ -133,11 +133,15 @@ static bool external(struct interp_vcpu *v)
     return false;
 }
 
-// An exception that a saved state brought along.
+// What a saved state brought along: an exception, or an NMI or interrupt that had been acknowledged (cpu/state.h).
 static void deliver_pending(struct interp_vcpu *v)
 {
     struct cpu_events *ev = &v->s.ev;
     ev->exception_pending = false;
+    if (ev->exception_vector == EXC_NMI || ev->exception_vector > 31) {
+        interp_deliver_external(v, ev->exception_vector);
+        return;
+    }
     v->fault = (struct cpu_fault){.raised = true,
                                   .vector = ev->exception_vector,
                                   .has_error = ev->exception_has_error,

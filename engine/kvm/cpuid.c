@@ -1,0 +1,72 @@
+// CPUID: what KVM can give, and the model told to a vCPU.
+//
+// KVM answers the instruction from the table it is given and fills in what depends on the CPU's state: OSXSAVE and the
+// sizes in leaf 0xd. So the table is the model's with the state of a CPU after reset, and each vCPU's own APIC id. For
+// leaves that are not in the table KVM does as the vendor in leaf 0 does, as cpu_cpuid() does.
+//
+// Source: api.rst [4.20], [4.46]; Documentation/virt/kvm/x86/errata.rst.
+#include "engine/kvm/kvm.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { ENTRIES = 256 }; // KVM takes no more
+
+static struct kvm_cpuid2 *table(unsigned entries)
+{
+    struct kvm_cpuid2 *t = calloc(1, sizeof *t + entries * sizeof t->entries[0]);
+    if (t)
+        t->nent = entries;
+    return t;
+}
+
+int kvm_cpuid_supported(struct cpuid_leaf *leaf, unsigned room, struct error *err)
+{
+    struct kvm_cpuid2 *t = table(ENTRIES);
+    if (!t)
+        return error_set(err, ENOMEM, "engine kvm: no memory");
+    int dev = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    int e = dev < 0 || ioctl(dev, KVM_GET_SUPPORTED_CPUID, t) < 0 ? errno : 0;
+    if (dev >= 0)
+        close(dev);
+    unsigned count = 0;
+    for (unsigned n = 0; !e && n < t->nent && count < room; n++) {
+        const struct kvm_cpuid_entry2 *k = &t->entries[n];
+        bool any = !(k->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
+        leaf[count++] = (struct cpuid_leaf){
+            .leaf = k->function, .subleaf = any ? CPUID_ANY : k->index, .r = {k->eax, k->ebx, k->ecx, k->edx}};
+    }
+    free(t);
+    return e ? error_set(err, e, "KVM: supported CPUID: %s", strerror(e)) : (int)count;
+}
+
+int kvm_cpuid_set(struct kvm_vcpu *v, struct error *err)
+{
+    const struct cpu_model *m = v->base.vm->config.model;
+    struct kvm_cpuid2 *t = table(m->count);
+    struct cpu_state *s = calloc(1, sizeof *s);
+    int e = t && s ? 0 : ENOMEM;
+    if (!e) {
+        cpu_reset(s, v->base.id == 0);
+        for (unsigned n = 0; n < m->count; n++) {
+            const struct cpuid_leaf *l = &m->leaf[n];
+            bool any = l->subleaf == CPUID_ANY;
+            struct cpuid_regs r;
+            cpu_cpuid(m, s, v->base.id, l->leaf, any ? 0 : l->subleaf, &r);
+            t->entries[n] = (struct kvm_cpuid_entry2){.function = l->leaf,
+                                                      .index = any ? 0 : l->subleaf,
+                                                      .flags = any ? 0 : KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                                                      .eax = r.eax,
+                                                      .ebx = r.ebx,
+                                                      .ecx = r.ecx,
+                                                      .edx = r.edx};
+        }
+        if (ioctl(v->fd, KVM_SET_CPUID2, t) < 0)
+            e = errno;
+    }
+    free(s);
+    free(t);
+    return e ? error_set(err, e, "vCPU %u: KVM refuses CPU model %s: %s", v->base.id, m->name, strerror(e)) : 0;
+}

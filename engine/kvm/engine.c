@@ -1,0 +1,177 @@
+// KVM as an engine: struct engine_ops, the machine as a whole, and what is demanded of the host's kernel.
+//
+// Linux 5.16 or later. That is where a vCPU's TSC offset can be set as such (KVM_VCPU_TSC_CTRL), without which a clock
+// that is paused and resumed could not be given to all vCPUs alike; everything else is older.
+#include "engine/kvm/kvm.h"
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct {
+    unsigned cap;
+    const char *what;
+} demands[] = {
+    {KVM_CAP_USER_MEMORY, "guest memory"},
+    {KVM_CAP_SYNC_MMU, "shared page tables"},
+    {KVM_CAP_DESTROY_MEMORY_REGION_WORKS, "memory that can be removed"},
+    {KVM_CAP_READONLY_MEM, "read-only memory"},
+    {KVM_CAP_EXT_CPUID, "CPUID models"},
+    {KVM_CAP_IMMEDIATE_EXIT, "immediate exits"},
+    {KVM_CAP_USER_NMI, "NMIs"},
+    {KVM_CAP_VCPU_EVENTS, "pending events"},
+    {KVM_CAP_DEBUGREGS, "debug registers"},
+    {KVM_CAP_XSAVE, "the XSAVE area"},
+    {KVM_CAP_SYNC_REGS, "shared registers"},
+    {KVM_CAP_X86_USER_SPACE_MSR, "MSR exits"},
+    {KVM_CAP_X86_MSR_FILTER, "MSR filters"},
+    {KVM_CAP_VCPU_ATTRIBUTES, "TSC offsets"},
+};
+
+static int open_device(struct error *err)
+{
+    int dev = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    if (dev < 0)
+        return error_set(err, errno, "/dev/kvm: %s", strerror(errno));
+    int version = ioctl(dev, KVM_GET_API_VERSION, 0);
+    if (version != KVM_API_VERSION) {
+        close(dev);
+        return error_set(err, ENOTSUP, "/dev/kvm: API version %d, not %d", version, KVM_API_VERSION);
+    }
+    for (unsigned n = 0; n < sizeof demands / sizeof demands[0]; n++)
+        if (ioctl(dev, KVM_CHECK_EXTENSION, demands[n].cap) <= 0) {
+            close(dev);
+            return error_set(err, ENOTSUP, "/dev/kvm: this kernel lacks %s (Linux 5.16 has it)", demands[n].what);
+        }
+    return dev;
+}
+
+static int probe(struct error *err)
+{
+    int dev = open_device(err);
+    if (dev < 0)
+        return dev;
+    close(dev);
+    return 0;
+}
+
+// A KVM device without VMX or SVM behind it emulates the guest's kernel instruction by instruction.
+static int recommend(struct error *err)
+{
+    uint32_t a, b, c, d;
+    bool vmx = __get_cpuid(1, &a, &b, &c, &d) && c & 1u << 5;
+    bool svm = __get_cpuid(0x80000001, &a, &b, &c, &d) && c & 1u << 2;
+    return vmx || svm ? 0 : error_set(err, ENOTSUP, "the CPU has neither VMX nor SVM, so KVM only emulates");
+}
+
+// Where old habits of KVM depart from the manuals. The kernel may not have all of these switches [7.28].
+static void drop_quirks(struct kvm_vm *vm)
+{
+    const uint64_t unwanted = KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS;
+    int known = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2);
+    struct kvm_enable_cap drop = {.cap = KVM_CAP_DISABLE_QUIRKS2, .args = {known > 0 ? (unsigned)known & unwanted : 0}};
+    if (drop.args[0])
+        ioctl(vm->fd, KVM_ENABLE_CAP, &drop);
+}
+
+static void vm_destroy(struct engine_vm *e)
+{
+    struct kvm_vm *vm = KVM_VM(e);
+    kvm_memory_destroy(vm);
+    if (vm->fd >= 0)
+        close(vm->fd);
+    if (vm->dev >= 0)
+        close(vm->dev);
+    pthread_mutex_destroy(&vm->lock);
+    free(vm);
+}
+
+static int create(struct kvm_vm *vm, struct error *err)
+{
+    do
+        vm->fd = ioctl(vm->dev, KVM_CREATE_VM, 0);
+    while (vm->fd < 0 && errno == EINTR);
+    if (vm->fd < 0)
+        return error_set(err, errno, "KVM: cannot make a virtual machine: %s", strerror(errno));
+    int size = ioctl(vm->dev, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (size < (int)sizeof(struct kvm_run))
+        return error_set(err, ENOTSUP, "KVM: no shared page for vCPUs");
+    vm->run_size = (size_t)size;
+    vm->sregs2 = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_SREGS2) > 0;
+    // Intel CPUs that cannot run real mode natively keep a TSS and a page table in guest-physical memory. These four
+    // pages lie between the IOAPIC and the local APIC, where this machine has nothing.
+    uint64_t identity = 0xfeffc000;
+    ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+    ioctl(vm->fd, KVM_SET_TSS_ADDR, identity + KVM_PAGE);
+    drop_quirks(vm);
+    return kvm_msr_prepare(vm, err);
+}
+
+static int vm_create(const struct engine_vm_config *config, struct engine_vm **out, struct error *err)
+{
+    int e = kvm_kick_prepare(err);
+    if (e)
+        return e;
+    struct kvm_vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return error_set(err, ENOMEM, "engine kvm: no memory");
+    vm->base = (struct engine_vm){.ops = &engine_kvm, .config = *config};
+    pthread_mutex_init(&vm->lock, NULL);
+    vm->fd = -1;
+    vm->dev = open_device(err);
+    e = vm->dev < 0 ? vm->dev : create(vm, err);
+    if (e < 0) {
+        vm_destroy(&vm->base);
+        return e;
+    }
+    *out = &vm->base;
+    return 0;
+}
+
+static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
+{
+    const struct kvm_vcpu *v = KVM_VCPU(e);
+    emit(ctx, "kvm_runs", v->runs);
+    emit(ctx, "kvm_injected", v->injected);
+    emit(ctx, "kvm_windows", v->windows);
+    emit(ctx, "nmis", v->nmis);
+    for (unsigned n = 0; n < KVM_REASONS; n++) {
+        char name[48] = "kvm_exits_";
+        strncat(name, kvm_reason_name(n), sizeof name - sizeof "kvm_exits_");
+        if (v->exits[n])
+            emit(ctx, name, v->exits[n]);
+    }
+}
+
+static void vm_stats(struct engine_vm *e, engine_stat_fn emit, void *ctx)
+{
+    unsigned used = 0;
+    for (unsigned n = 0; n < KVM_SLOTS; n++)
+        used += KVM_VM(e)->slot[n].size != 0;
+    emit(ctx, "memory_regions", used);
+}
+
+const struct engine_ops engine_kvm = {
+    .name = "kvm",
+    .probe = probe,
+    .recommend = recommend,
+    .cpuid = kvm_cpuid_supported,
+    .vm_create = vm_create,
+    .vm_destroy = vm_destroy,
+    .map = kvm_map,
+    .unmap = kvm_unmap,
+    .invalidate = kvm_invalidate,
+    .log_start = kvm_log_start,
+    .log_stop = kvm_log_stop,
+    .log_fetch = kvm_log_fetch,
+    .vcpu_create = kvm_vcpu_create,
+    .vcpu_destroy = kvm_vcpu_destroy,
+    .run = kvm_run,
+    .kick = kvm_kick,
+    .get_state = kvm_get_state,
+    .set_state = kvm_set_state,
+    .vcpu_stats = vcpu_stats,
+    .vm_stats = vm_stats,
+};

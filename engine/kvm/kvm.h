@@ -1,0 +1,123 @@
+// The hardware engine: vCPUs run by Linux's KVM. What its files share.
+//
+// Division of labour. KVM runs the CPU and nothing else: there is no in-kernel interrupt controller or timer, so the
+// guest has the same chips as under the other engines (chip/), and they are reached by the same upcalls. The registers
+// live in the kernel while a vCPU exists. Two things live here: the model-specific registers, which the guest writes
+// only through us (msr.c), and the activity (running, halted, waiting for a startup IPI), which KVM leaves to those who
+// have interrupt controllers of their own.
+//
+// A vCPU that has left KVM_RUN with an access (port, MMIO, MSR) is in the middle of an instruction: the kernel finishes
+// it at the beginning of the next KVM_RUN. Until then (`unfinished`) its state means nothing and nothing can be
+// injected. kvm_settle() finishes it and runs no further instruction; run() never returns without.
+//
+// Files: engine.c the table of functions, vcpu.c making and breaking, cpuid.c the model, memory.c slots and dirty log,
+// run.c the loop and what happens between instructions, exit.c the reasons for which KVM_RUN returns, msr.c, state.c,
+// clock.c the time stamp counter, tell.c errors and the trace.
+//
+// Source: Linux, Documentation/virt/kvm/api.rst; the number in brackets beside a function is the section there.
+#pragma once
+#include "cpu/msr.h"
+#include "engine/engine.h"
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+
+enum { KVM_PAGE = 4096, KVM_SLOTS = 64, KVM_REASONS = 40 };
+
+struct kvm_slot {
+    uint64_t gpa, size; // size 0: free
+    uint8_t *host;
+    bool readonly;
+    uint64_t *dirty; // one bit per page, while the log is on: fetched from the kernel or written by devices
+};
+
+struct kvm_vm {
+    struct engine_vm base;
+    int dev, fd;
+    size_t run_size; // bytes of a vCPU's struct kvm_run and what lies behind it
+    bool sregs2;     // KVM_GET_SREGS2 is there
+    pthread_mutex_t lock; // guards slot and logging
+    struct kvm_slot slot[KVM_SLOTS];
+    _Atomic bool logging;
+    _Atomic uint64_t tsc_offset; // where the owner's clock is not the host's TSC plus a number (clock.c)
+};
+
+struct kvm_vcpu {
+    struct engine_vcpu base;
+    struct kvm_vm *vm;
+    int fd;
+    struct kvm_run *run; // shared with the kernel
+    // The MSRs (the kernel has copies of those that act by themselves), and as much of the rest as msr.c needs.
+    struct cpu_state s;
+    uint64_t efer_hidden; // bits of the guest's EFER that the kernel does not have
+    uint8_t activity;
+    bool unfinished;
+    uint32_t waiting; // bits of pending that stay set while the guest runs, for it is not open for them
+    bool tpr_stale; // the local APIC may have another task priority than run->cr8
+    uint64_t cr8;   // what both have agreed on
+    uint64_t tsc_offset; // what the kernel has
+    // Kicking: see kvm_kick().
+    _Atomic bool inside;
+    int tid; // of the thread that is or was inside
+    uint64_t exits[KVM_REASONS], runs, injected, windows, nmis;
+};
+
+#define KVM_VM(e) ((struct kvm_vm *)(e))
+#define KVM_VCPU(e) ((struct kvm_vcpu *)(e))
+#define KVM_UP(v) ((v)->base.vm->config.up)
+
+// What became of an exit.
+enum kvm_outcome { KVM_GO_ON, KVM_FAILED, KVM_SHUT_DOWN };
+
+// vcpu.c
+int kvm_vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct engine_vcpu **out, struct error *err);
+void kvm_vcpu_destroy(struct engine_vcpu *e);
+
+// cpuid.c
+int kvm_cpuid_supported(struct cpuid_leaf *leaf, unsigned room, struct error *err);
+int kvm_cpuid_set(struct kvm_vcpu *v, struct error *err);
+
+// memory.c
+int kvm_map(struct engine_vm *e, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err);
+int kvm_unmap(struct engine_vm *e, uint64_t gpa, uint64_t size, struct error *err);
+void kvm_invalidate(struct engine_vm *e, uint64_t gpa, uint64_t size);
+int kvm_log_start(struct engine_vm *e, struct error *err);
+void kvm_log_stop(struct engine_vm *e);
+int kvm_log_fetch(struct engine_vm *e, uint64_t gpa, uint64_t size, uint64_t *bitmap);
+void kvm_memory_destroy(struct kvm_vm *vm);
+// Copies between guest memory and buf; false, and nothing is copied, if the range is not in one slot (or is to be
+// written and read-only).
+bool kvm_memory_read(struct kvm_vm *vm, uint64_t gpa, void *buf, unsigned size);
+bool kvm_memory_write(struct kvm_vm *vm, uint64_t gpa, const void *buf, unsigned size);
+
+// run.c
+enum engine_exit kvm_run(struct engine_vcpu *e, struct error *err);
+void kvm_kick(struct engine_vcpu *e);
+int kvm_kick_prepare(struct error *err); // the process can be kicked: once before the first vCPU
+enum kvm_outcome kvm_settle(struct kvm_vcpu *v, struct error *err);
+
+// exit.c
+enum kvm_outcome kvm_exit(struct kvm_vcpu *v, struct error *err);
+
+// msr.c
+int kvm_msr_prepare(struct kvm_vm *vm, struct error *err);
+uint64_t kvm_msr_read_kernel(struct kvm_vcpu *v, uint32_t msr); // the kernel's copy; 0 if it has none
+void kvm_msr_exit(struct kvm_vcpu *v); // answers KVM_EXIT_X86_RDMSR or _WRMSR
+void kvm_msr_get(struct kvm_vcpu *v, struct cpu_msrs *m);
+void kvm_msr_set(struct kvm_vcpu *v, const struct cpu_msrs *m);
+void kvm_msr_set_efer(struct kvm_vcpu *v, uint64_t efer);
+
+// state.c
+void kvm_get_state(struct engine_vcpu *e, struct cpu_state *s, unsigned groups);
+int kvm_set_state(struct engine_vcpu *e, const struct cpu_state *s, unsigned groups, struct error *err);
+
+// clock.c
+int kvm_clock_prepare(struct kvm_vcpu *v, struct error *err);
+void kvm_clock_sync(struct kvm_vcpu *v); // the guest's TSC is what the owner says; before KVM_RUN
+
+// tell.c
+const char *kvm_reason_name(unsigned reason); // of KVM_EXIT_*
+// "what at 0010:ffffffff81000000 (0f 0b ...)". Returns KVM_FAILED.
+enum kvm_outcome kvm_fail(struct kvm_vcpu *v, struct error *err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+void kvm_trace_exit(struct kvm_vcpu *v);
