@@ -73,6 +73,15 @@ static int kernel_trusts_tsc(void)
     return 0;
 }
 
+// The CPU says so (invariant TSC). Or it is the only CPU of a virtual machine that does not say: then there is no other
+// that it could be out of step with, and what would change its rate, power management, is not the guest's.
+static int keeps_its_rate(void)
+{
+    if (host_cpuid(0x80000000, 0).eax >= 0x80000007 && host_cpuid(0x80000007, 0).edx & 1u << 8)
+        return 1;
+    return host_cpuid(1, 0).ecx & 1u << 31 && sysconf(_SC_NPROCESSORS_CONF) == 1;
+}
+
 struct instant {
     uint64_t tsc, ns;
 };
@@ -155,8 +164,7 @@ static int agree(uint64_t a, uint64_t b)
 void host_counter_find(struct host_counter *c, uint32_t hint_khz)
 {
     *c = (struct host_counter){.khz = 1000000, .source = "CLOCK_MONOTONIC"};
-    int invariant = host_cpuid(0x80000000, 0).eax >= 0x80000007 && host_cpuid(0x80000007, 0).edx & 1u << 8;
-    if (!invariant || !kernel_trusts_tsc())
+    if (!keeps_its_rate() || !kernel_trusts_tsc())
         return;
     const char *source = "an earlier look";
     uint64_t khz = hint_khz;

@@ -122,11 +122,12 @@ void kvm_msr_get(struct kvm_vcpu *v, struct cpu_msrs *m)
     *m = v->s.msr;
 }
 
-// A register that is not in the model or not in the kernel has no copy there; that is no error.
+// A register that is not in the model or not in the kernel has no copy there; that is no error. What the kernel has
+// already it is not told again: of some registers it complains in its log.
 static void pass_on(struct kvm_vcpu *v, uint32_t msr)
 {
     uint64_t val;
-    if (cpu_msr_read(&v->s, v->base.vm->config.model, msr, &val) == CPU_MSR_OK)
+    if (cpu_msr_read(&v->s, v->base.vm->config.model, msr, &val) == CPU_MSR_OK && val != kvm_msr_read_kernel(v, msr))
         write_kernel(v, msr, val);
 }
 
