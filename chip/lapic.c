@@ -143,7 +143,7 @@ void lapic_local(struct lapic *a, enum lapic_lvt source)
 void lapic_set_lvt(struct lapic *a, enum lapic_lvt l, uint32_t val)
 {
     static const uint32_t writable[LVT_COUNT] = {0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff};
-    lapic_timer_settle(a);
+    uint64_t now = lapic_timer_settle(a);
     val &= writable[l];
     if (!(a->svr & SVR_ENABLE))
         val |= LVT_MASKED;
@@ -156,7 +156,7 @@ void lapic_set_lvt(struct lapic *a, enum lapic_lvt l, uint32_t val)
     }
     a->lvt[l] = val;
     if (l == LVT_TIMER)
-        lapic_timer_arm(a);
+        lapic_timer_arm(a, now);
     if (l == LVT_LINT0) {
         if ((val & LVT_LEVEL) && atomic_load(&a->set->pic_int))
             lapic_local(a, LVT_LINT0);
@@ -198,7 +198,7 @@ void lapic_state_reset(struct lapic *a, bool init)
     a->timer_initial = a->timer_divide = 0;
     a->timer_start = 0;
     a->tsc_deadline = 0;
-    lapic_timer_arm(a);
+    lapic_timer_arm(a, vm_clock_ns(&a->dev.vm->clock));
     lapic_publish(a);
     atomic_store_explicit(&a->priority, 0, memory_order_relaxed);
 }
@@ -460,7 +460,7 @@ static int lapic_loaded(struct device *d)
     a->isr_top = lapic_top(a->isr);
     a->tpr &= 0xff;
     a->timer_divide &= 0xb;
-    lapic_timer_arm(a);
+    lapic_timer_arm(a, vm_clock_ns(&a->dev.vm->clock));
     lapic_publish(a);
     lapic_update(a);
     vm_unlock(&d->lock);

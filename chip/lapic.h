@@ -104,8 +104,9 @@ int lapics_msr_read(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val)
 int lapics_msr_write(struct device *d, unsigned cpu, uint32_t msr, uint64_t val);
 
 // lapic_timer.c; with the lock held
-void lapic_timer_settle(struct lapic *a); // lets a due interrupt happen: before any change of the timer's registers
-void lapic_timer_arm(struct lapic *a);    // after any change of them
+// Lets a due interrupt happen: before any change of the timer's registers. Returns the moment, in guest ns.
+uint64_t lapic_timer_settle(struct lapic *a);
+void lapic_timer_arm(struct lapic *a, uint64_t now); // after any change of them, with what settle has returned
 void lapic_timer_set_initial(struct lapic *a, uint32_t initial);
 void lapic_timer_set_divide(struct lapic *a, uint32_t divide);
 void lapic_timer_set_deadline(struct lapic *a, uint64_t tsc);

@@ -3,7 +3,8 @@
 // The count is never counted: it follows from the time at which it began. timer_next is the time of the next interrupt,
 // kept only while there is one to come (timer set, entry not masked); the VM's timer is armed for it. Before a register
 // changes, lapic_timer_settle() delivers what fell due but was not seen yet by the (maybe late) event loop, so a guest
-// can't lose an interrupt by writing to a register at the wrong moment.
+// can't lose an interrupt by writing to a register at the wrong moment. What follows is reckoned from the same moment
+// (that which settle returns): with a second look at the clock, a short count that ends between the two would be lost.
 //
 // A guest may ask for a period of a nanosecond. The registers behave as asked, but interrupts are delivered at most
 // every MIN_PERIOD, for each costs the host work that the guest isn't charged for.
@@ -36,14 +37,19 @@ static uint64_t period(const struct lapic *a)
     return a->timer_initial * tick(a); // at most 2^32 * 128
 }
 
-uint32_t lapic_timer_count(const struct lapic *a)
+static uint32_t count_at(const struct lapic *a, uint64_t now)
 {
-    uint64_t p = period(a), gone = now_ns(a) - a->timer_start;
+    uint64_t p = period(a), gone = now - a->timer_start;
     if (!p || mode(a) > LVT_TIMER_PERIODIC)
         return 0;
     if (mode(a) == LVT_TIMER_PERIODIC)
         gone %= p;
     return gone >= p ? 0 : a->timer_initial - gone / tick(a);
+}
+
+uint32_t lapic_timer_count(const struct lapic *a)
+{
+    return count_at(a, now_ns(a));
 }
 
 uint64_t lapic_timer_deadline(const struct lapic *a)
@@ -53,14 +59,14 @@ uint64_t lapic_timer_deadline(const struct lapic *a)
     return a->tsc_deadline;
 }
 
-void lapic_timer_arm(struct lapic *a)
+void lapic_timer_arm(struct lapic *a, uint64_t now)
 {
     uint64_t p = period(a), next = VM_TIMER_NEVER;
     if (mode(a) == LVT_TIMER_DEADLINE) {
         if (a->tsc_deadline)
             next = vm_clock_tsc_to_ns(&a->dev.vm->clock, a->tsc_deadline);
     } else if (p && mode(a) <= LVT_TIMER_PERIODIC) {
-        uint64_t now = now_ns(a), gone = now - a->timer_start;
+        uint64_t gone = now - a->timer_start;
         if (mode(a) == LVT_TIMER_PERIODIC)
             next = now + p - gone % p;
         else if (gone < p)
@@ -90,15 +96,16 @@ static void expire(struct lapic *a, uint64_t now)
     lapic_local(a, LVT_TIMER);
 }
 
-void lapic_timer_settle(struct lapic *a)
+uint64_t lapic_timer_settle(struct lapic *a)
 {
+    uint64_t now = now_ns(a);
     if (a->timer_next != VM_TIMER_NEVER) {
-        uint64_t now = now_ns(a);
         if (now >= a->timer_next)
             expire(a, now);
     } else if (a->tsc_deadline && !lapic_timer_deadline(a)) {
         a->tsc_deadline = 0; // went by while the entry was masked
     }
+    return now;
 }
 
 void lapic_timer_fire(struct device *d, struct vm_timer *t)
@@ -114,31 +121,30 @@ void lapic_timer_set_initial(struct lapic *a, uint32_t initial)
 {
     if (mode(a) == LVT_TIMER_DEADLINE)
         return; // ignored in this mode
-    lapic_timer_settle(a);
+    a->timer_start = lapic_timer_settle(a);
     a->timer_initial = initial;
-    a->timer_start = now_ns(a);
-    lapic_timer_arm(a);
+    lapic_timer_arm(a, a->timer_start);
 }
 
 // The count goes on from where it is, at the new pace.
 void lapic_timer_set_divide(struct lapic *a, uint32_t divide)
 {
-    lapic_timer_settle(a);
-    uint32_t count = lapic_timer_count(a);
+    uint64_t now = lapic_timer_settle(a);
+    uint32_t count = count_at(a, now);
     a->timer_divide = divide;
-    a->timer_start = now_ns(a) - (a->timer_initial - count) * tick(a);
-    lapic_timer_arm(a);
+    a->timer_start = now - (a->timer_initial - count) * tick(a);
+    lapic_timer_arm(a, now);
 }
 
 void lapic_timer_set_deadline(struct lapic *a, uint64_t tsc)
 {
     if (mode(a) != LVT_TIMER_DEADLINE)
         return; // ignored in the other modes
-    lapic_timer_settle(a);
+    uint64_t now = lapic_timer_settle(a);
     a->tsc_deadline = tsc;
     if (tsc && tsc <= vm_clock_tsc(&a->dev.vm->clock)) {
         a->tsc_deadline = 0; // already over: interrupts at once
         lapic_local(a, LVT_TIMER);
     }
-    lapic_timer_arm(a);
+    lapic_timer_arm(a, now);
 }

@@ -222,9 +222,9 @@ static void ioapic(void)
     count = 0;
 
     cmos_write(0x0a, 0x26);
-    cmos_write(0x0b, (cmos_read(0x0b) & 0x0f) | 0x40);
     cmos_read(0x0c);
-    ioapic_route(8, 0x62, id);
+    ioapic_route(8, 0x62, id); // before it is switched on: an edge at a masked pin is lost, and there is no second one
+    cmos_write(0x0b, (cmos_read(0x0b) & 0x0f) | 0x40);
     for (unsigned i = 0; i < 3; i++) {
         sti_hlt_cli();
         check(i == 0   ? "RTC says why, 1"
