@@ -69,7 +69,8 @@ static int recommend(struct error *err)
 // Where old habits of KVM depart from the manuals. The kernel may not have all of these switches [7.28].
 static void drop_quirks(struct kvm_vm *vm)
 {
-    const uint64_t unwanted = KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS;
+    const uint64_t unwanted =
+        KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS;
     int known = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2);
     struct kvm_enable_cap drop = {.cap = KVM_CAP_DISABLE_QUIRKS2, .args = {known > 0 ? (unsigned)known & unwanted : 0}};
     if (drop.args[0])

@@ -40,7 +40,7 @@ static enum kvm_outcome mmio(struct kvm_vcpu *v)
     if (run->mmio.is_write ? kvm_memory_write(v->vm, gpa, run->mmio.data, len)
                            : kvm_memory_read(v->vm, gpa, run->mmio.data, len))
         return KVM_GO_ON; // memory after all: memory.c tells how that comes
-    v->tpr_stale = true; // it may have been the local APIC's page
+    v->tpr_stale = true;  // it may have been the local APIC's page
     for (unsigned at = 0, piece; at < len; at += piece) {
         for (piece = 8; piece > len - at;)
             piece /= 2;

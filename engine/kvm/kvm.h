@@ -34,8 +34,8 @@ struct kvm_slot {
 struct kvm_vm {
     struct engine_vm base;
     int dev, fd;
-    size_t run_size; // bytes of a vCPU's struct kvm_run and what lies behind it
-    bool sregs2;     // KVM_GET_SREGS2 is there
+    size_t run_size;      // bytes of a vCPU's struct kvm_run and what lies behind it
+    bool sregs2;          // KVM_GET_SREGS2 is there
     pthread_mutex_t lock; // guards slot and logging
     struct kvm_slot slot[KVM_SLOTS];
     _Atomic bool logging;
@@ -52,9 +52,9 @@ struct kvm_vcpu {
     uint64_t efer_hidden; // bits of the guest's EFER that the kernel does not have
     uint8_t activity;
     bool unfinished;
-    uint32_t waiting; // bits of pending that stay set while the guest runs, for it is not open for them
-    bool tpr_stale; // the local APIC may have another task priority than run->cr8
-    uint64_t cr8;   // what both have agreed on
+    uint32_t waiting;    // bits of pending that stay set while the guest runs, for it is not open for them
+    bool tpr_stale;      // the local APIC may have another task priority than run->cr8
+    uint64_t cr8;        // what both have agreed on
     uint64_t tsc_offset; // what the kernel has
     // Kicking: see kvm_kick().
     _Atomic bool inside;
@@ -102,7 +102,7 @@ enum kvm_outcome kvm_exit(struct kvm_vcpu *v, struct error *err);
 // msr.c
 int kvm_msr_prepare(struct kvm_vm *vm, struct error *err);
 uint64_t kvm_msr_read_kernel(struct kvm_vcpu *v, uint32_t msr); // the kernel's copy; 0 if it has none
-void kvm_msr_exit(struct kvm_vcpu *v); // answers KVM_EXIT_X86_RDMSR or _WRMSR
+void kvm_msr_exit(struct kvm_vcpu *v);                          // answers KVM_EXIT_X86_RDMSR or _WRMSR
 void kvm_msr_get(struct kvm_vcpu *v, struct cpu_msrs *m);
 void kvm_msr_set(struct kvm_vcpu *v, const struct cpu_msrs *m);
 void kvm_msr_set_efer(struct kvm_vcpu *v, uint64_t efer);

@@ -27,9 +27,9 @@
 
 // Registers that the kernel has a copy of.
 static const uint32_t mirrored[] = {
-    MSR_STAR,         MSR_LSTAR,        MSR_CSTAR,   MSR_SFMASK,  MSR_KERNEL_GS_BASE, MSR_SYSENTER_CS,
-    MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_TSC_AUX, MSR_PAT,     MSR_DEBUGCTL,       MSR_SPEC_CTRL,
-    MSR_PRED_CMD,     MSR_FS_BASE,      MSR_GS_BASE,
+    MSR_STAR,        MSR_LSTAR,        MSR_CSTAR,        MSR_SFMASK,  MSR_KERNEL_GS_BASE,
+    MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_TSC_AUX, MSR_PAT,
+    MSR_DEBUGCTL,    MSR_SPEC_CTRL,    MSR_PRED_CMD,     MSR_FS_BASE, MSR_GS_BASE,
 };
 
 static bool is_mirrored(uint32_t msr)

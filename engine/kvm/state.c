@@ -55,8 +55,8 @@ static int set_general(struct kvm_vcpu *v, const struct cpu_state *s, struct err
 static struct cpu_segment from_kvm(const struct kvm_segment *k)
 {
     unsigned attr = k->type | (k->s ? CPU_SEG_S : 0) | (unsigned)k->dpl << CPU_SEG_DPL_SHIFT |
-                    (k->present && !k->unusable ? CPU_SEG_P : 0) | (k->avl ? CPU_SEG_AVL : 0) |
-                    (k->l ? CPU_SEG_L : 0) | (k->db ? CPU_SEG_DB : 0) | (k->g ? CPU_SEG_G : 0);
+                    (k->present && !k->unusable ? CPU_SEG_P : 0) | (k->avl ? CPU_SEG_AVL : 0) | (k->l ? CPU_SEG_L : 0) |
+                    (k->db ? CPU_SEG_DB : 0) | (k->g ? CPU_SEG_G : 0);
     return (struct cpu_segment){.selector = k->selector, .attr = (uint16_t)attr, .limit = k->limit, .base = k->base};
 }
 
