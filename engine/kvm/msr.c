@@ -79,20 +79,22 @@ int kvm_msr_prepare(struct kvm_vm *vm, struct error *err)
 
 // --- the kernel's copies
 
-struct one_msr {
-    struct kvm_msrs head;
+struct one_msr { // struct kvm_msrs with one entry
+    uint32_t count, pad;
     struct kvm_msr_entry entry;
 };
 
+_Static_assert(offsetof(struct one_msr, entry) == offsetof(struct kvm_msrs, entries), "layout of struct kvm_msrs");
+
 uint64_t kvm_msr_read_kernel(struct kvm_vcpu *v, uint32_t msr)
 {
-    struct one_msr m = {.head = {.nmsrs = 1}, .entry = {.index = msr}};
+    struct one_msr m = {.count = 1, .entry = {.index = msr}};
     return ioctl(v->fd, KVM_GET_MSRS, &m) == 1 ? m.entry.data : 0;
 }
 
 static bool write_kernel(struct kvm_vcpu *v, uint32_t msr, uint64_t val)
 {
-    struct one_msr m = {.head = {.nmsrs = 1}, .entry = {.index = msr, .data = val}};
+    struct one_msr m = {.count = 1, .entry = {.index = msr, .data = val}};
     return ioctl(v->fd, KVM_SET_MSRS, &m) == 1;
 }
 
