@@ -239,6 +239,15 @@ void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const
     struct error e = {""};
     memset(b, 0, sizeof *b);
     struct cpu_config config = {.cpus = 1, .tsc_khz = 1000000, .paravirt = true};
+    struct cpuid_leaf hardware[256];
+    if (engine->cpuid) {
+        int leaves = engine->cpuid(hardware, 256, &e);
+        if (leaves < 0)
+            fail_msg("%s", e.text);
+        config.hardware = hardware;
+        config.hardware_leaves = (unsigned)leaves;
+        b->free = true; // it cannot count
+    }
     if (cpu_model_make(&b->model, model, host_cpuid, &config, &e))
         fail_msg("%s", e.text);
     b->ram = aligned_alloc(4096, BED_RAM);
