@@ -214,7 +214,7 @@ static void ioapic(void)
     ioapic_route(2, 0x61, id);
     while (count < 4)
         sti_hlt_cli();
-    check("PIT in mode 2 goes on", came(), 0x61616161);
+    check("PIT in mode 2 goes on", came() & 0xffffffff, 0x61616161); // on a slow machine it may be ahead
     ioapic_route(2, LVT_MASKED, id);
     pit_start(0, 0, 0);
     sti_nop_cli();

@@ -6,7 +6,7 @@ kernel and its KVM, and Trapeze inside.
 
 What runs in there meets the semantics of real hardware virtualization: nested page tables, intercepts, interrupt
 windows, a real boundary between kernel and monitor. It is slow: an exit takes some 40 us. It has one CPU, for with two
-QEMU was seen to hang. QEMU does not intercept XSETBV and has no PCID, so the models there are those without (MODEL).
+QEMU was seen to hang. QEMU does not intercept XSETBV, and has neither PCID nor VME, so the models there are those without (MODEL).
 """
 import re
 import shutil
@@ -17,7 +17,7 @@ import lab
 
 LIMIT = 240  # seconds
 # The best model that can be given there.
-MODEL = 'x86-64-v2,-pcid,-umip,-rdpid'
+MODEL = 'x86-64-v2,-vme,-pcid,-umip,-rdpid'
 
 
 def libraries(program):

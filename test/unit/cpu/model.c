@@ -350,6 +350,37 @@ static void intel_host(void **state)
     assert_int_equal(m.phys_bits, 48);
 }
 
+// Under hardware virtualization: its leaves decide on system features, not on what engines do by themselves.
+static void hardware(void **state)
+{
+    (void)state;
+    enum { PCID = 1u << 17, RDPID = 1u << 22, TSC_DEADLINE = 1u << 24, SSE41 = 1u << 19 };
+    struct cpuid_leaf leaves[] = {
+        {1, CPUID_ANY, {~0u, ~0u, ~0u & ~(PCID | TSC_DEADLINE), ~0u}},
+        {7, 0, {1, ~0u, ~0u & ~RDPID, ~0u}},
+        {7, 1, {~0u, ~0u, ~0u, ~0u}},
+        {0xd, 1, {~0u, ~0u, ~0u, ~0u}},
+        {0x80000001, CPUID_ANY, {~0u, ~0u, ~0u, ~0u}},
+    };
+    struct cpu_config config = {.cpus = 1, .tsc_khz = 1000000, .hardware = leaves, .hardware_leaves = 5};
+    struct error e;
+    struct cpu_model m;
+    assert_int_equal(cpu_model_make(&m, "x86-64-v2", fake_cpuid, &config, &e), -ENOTSUP);
+    assert_non_null(strstr(e.text, "lacks pcid, rdpid")); // the TSC deadline is our own local APIC's
+    m = made("x86-64-v2,-pcid,-rdpid", config);
+    assert_null(m.config.hardware); // which is the caller's
+    assert_true(cpu_model_has(&m, 1, 0, ECX, 24));
+    m = made(NULL, config);
+    assert_string_equal(m.name, "x86-64-v3,-pcid,-rdpid");
+    assert_false(cpu_model_has(&m, 7, 0, EBX, 10)); // INVPCID goes with PCID
+    m = made("host", config);
+    assert_false(cpu_model_has(&m, 1, 0, ECX, 17));
+    assert_true(cpu_model_has(&m, 1, 0, ECX, 28));
+    leaves[0].r.ecx &= ~SSE41; // such a KVM only emulates: the default is what is left of v2
+    m = made(NULL, config);
+    assert_string_equal(m.name, "x86-64-v2,-pcid,-sse4.1,-rdpid");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,7 +389,7 @@ int main(void)
         cmocka_unit_test_setup(changes, setup),     cmocka_unit_test_setup(topology, setup),
         cmocka_unit_test_setup(dynamic, setup),     cmocka_unit_test_setup(clocks, setup),
         cmocka_unit_test_setup(ignores_ecx, setup), cmocka_unit_test_setup(out_of_range, setup),
-        cmocka_unit_test_setup(intel_host, setup),
+        cmocka_unit_test_setup(intel_host, setup),  cmocka_unit_test_setup(hardware, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
