@@ -128,12 +128,15 @@ static bool hardware_has(const struct cpu_config *config, const struct cpu_featu
     return false;
 }
 
-// Whether a guest can have it here.
+// Whether a guest can have it here. What hardware virtualization gives, the host has; and in a virtual machine asking a
+// CPU costs an exit.
 static bool can_give(const struct cpu_feature *f, cpu_host_cpuid host, const struct cpu_config *config)
 {
-    if (f->kind == ENGINE || (f->kind == NATIVE && !host_has(host, f)))
-        return f->kind == ENGINE;
-    return !config->hardware || hardware_has(config, f);
+    if (f->kind == ENGINE)
+        return true;
+    if (config->hardware)
+        return hardware_has(config, f);
+    return f->kind == SYSTEM || host_has(host, f);
 }
 
 // Switches off what needs something that is off.

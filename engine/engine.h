@@ -118,6 +118,8 @@ struct engine_ops {
     // What the hardware under this engine can give a guest, for cpu_config.hardware: fills at most `room` leaves and
     // returns how many, or a negative errno. NULL: the engine makes everything itself.
     int (*cpuid)(struct cpuid_leaf *leaf, unsigned room, struct error *err);
+    // The host's TSC in kHz as what is under this engine knows it, or 0. NULL: it knows nothing of that.
+    uint32_t (*tsc_khz)(void);
 
     int (*vm_create)(const struct engine_vm_config *config, struct engine_vm **out, struct error *err);
     void (*vm_destroy)(struct engine_vm *vm); // all vCPUs are destroyed before

@@ -193,11 +193,16 @@ static int build(struct run *r, struct error *err)
 {
     const struct engine_ops *engine;
     struct error why;
-    struct host_counter counter;
-    host_counter_find(&counter, 0);
-    struct cpu_config cpu = {.cpus = r->o.cpus, .tsc_khz = counter.khz, .paravirt = true};
+    struct cpu_config cpu = {.cpus = r->o.cpus, .paravirt = true};
     struct cpuid_leaf hardware[HARDWARE_LEAVES];
     int e = engine_choose(r->o.engine, &engine, &why, err);
+    if (!e && engine->tsc_khz)
+        cpu.tsc_khz = engine->tsc_khz();
+    if (!e && !cpu.tsc_khz) {
+        struct host_counter counter;
+        host_counter_find(&counter, 0);
+        cpu.tsc_khz = counter.khz;
+    }
     if (!e && engine->cpuid) {
         int leaves = engine->cpuid(hardware, HARDWARE_LEAVES, err);
         e = leaves < 0 ? leaves : 0;

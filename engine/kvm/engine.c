@@ -159,6 +159,7 @@ const struct engine_ops engine_kvm = {
     .probe = probe,
     .recommend = recommend,
     .cpuid = kvm_cpuid_supported,
+    .tsc_khz = kvm_tsc_khz,
     .vm_create = vm_create,
     .vm_destroy = vm_destroy,
     .map = kvm_map,

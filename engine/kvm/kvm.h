@@ -112,6 +112,7 @@ void kvm_get_state(struct engine_vcpu *e, struct cpu_state *s, unsigned groups);
 int kvm_set_state(struct engine_vcpu *e, const struct cpu_state *s, unsigned groups, struct error *err);
 
 // clock.c
+uint32_t kvm_tsc_khz(void);
 int kvm_clock_prepare(struct kvm_vcpu *v, struct error *err);
 void kvm_clock_sync(struct kvm_vcpu *v); // the guest's TSC is what the owner says; before KVM_RUN
 
