@@ -72,12 +72,13 @@ struct engine_vm_config {
 // is possible, which is slow and for tests.
 enum engine_cells { ENGINE_CELLS_AUTO, ENGINE_CELLS_OFF, ENGINE_CELLS_ALWAYS };
 
-enum { ENGINE_CODE_CACHE_MIN = 1 << 20 };
+// Bytes for each vCPU. Jumps in translated code reach 2 GiB.
+enum { ENGINE_CODE_CACHE_MIN = 1 << 20, ENGINE_CODE_CACHE_MAX = 1 << 30 };
 
 // What can be chosen for engines that translate. All zero: the defaults.
 struct engine_tuning {
-    uint64_t code_cache; // limit in bytes of each vCPU's translated code and what describes it; less than
-                         // ENGINE_CODE_CACHE_MIN is taken as that, 0 as the default
+    uint64_t code_cache; // limit in bytes of each vCPU's translated code and what describes it; what is outside of
+                         // ENGINE_CODE_CACHE_MIN and _MAX is taken as these, 0 as the default
     enum engine_cells cells;
     bool translate_always; // code is translated when it runs for the first time, not only once it is hot
     bool count;            // translated code counts what it does (vcpu_stats), which costs some speed

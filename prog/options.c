@@ -319,10 +319,13 @@ static int check(const struct run_options *o, struct error *err)
         return 0;
     if (!o->kernel)
         return wrong(err, "--kernel is missing: nothing to start");
-    uint64_t least = (uint64_t)o->cpus * ENGINE_CODE_CACHE_MIN;
+    uint64_t least = (uint64_t)o->cpus * ENGINE_CODE_CACHE_MIN, most = (uint64_t)o->cpus * ENGINE_CODE_CACHE_MAX;
     if (o->code_cache && o->code_cache < least)
         return wrong(err, "--code-cache %" PRIu64 "K: %u vCPUs need %" PRIu64 "M at least", o->code_cache >> 10,
                      o->cpus, least >> 20);
+    if (o->code_cache > most)
+        return wrong(err, "--code-cache %" PRIu64 "M: %u vCPUs can use %" PRIu64 "G at most", o->code_cache >> 20,
+                     o->cpus, most >> 30);
     bool twice = o->hvc && !strcmp(o->hvc, "stdio") && !strcmp(o->console, "stdio");
     return twice ? wrong(err, "--hvc stdio: the serial port has stdio already; give it --console none") : 0;
 }

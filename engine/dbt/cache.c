@@ -241,8 +241,18 @@ static unsigned exits_at_most(const struct dbt_translation *t)
 {
     unsigned n = 2;
     for (unsigned k = 0; k < t->count; k++)
-        n += t->insn[k].class == CLASS_JCC || t->insn[k].class == CLASS_JRCXZ || t->insn[k].class == CLASS_SENSITIVE;
+        n += t->insn[k].class == CLASS_JCC || t->insn[k].class == CLASS_JRCXZ || t->insn[k].class == CLASS_SENSITIVE ||
+             t->insn[k].class == CLASS_STRING;
     return n < MAX_EXITS ? n : MAX_EXITS;
+}
+
+// The instruction as the interpreter can do it without ceremony; NULL: it cannot, or no room.
+static const struct interp_insn *quick(struct dbt_vcpu *v, const struct dbt_insn *i)
+{
+    struct interp_insn *q = i && dbt_quick_can(i->z.mnemonic) ? arena_take(v->cache, sizeof *q) : NULL;
+    if (q)
+        interp_decode(&v->i, i->bytes, i->len, q);
+    return q;
 }
 
 static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, unsigned key)
@@ -286,12 +296,8 @@ static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, u
     if (!note_order(c, b))
         return NULL;
     c->arena_at = sites_at + t->sites * sizeof *t->site_base; // sites that were reserved and not used go back
-    struct interp_insn *quick =
-        t->stepped && dbt_quick_can(t->stepped->z.mnemonic) ? arena_take(c, sizeof *quick) : NULL;
-    if (quick) {
-        interp_decode(&v->i, t->stepped->bytes, t->stepped->len, quick);
-        b->exit[t->step_exit].quick = quick;
-    }
+    for (unsigned k = 0; k < t->exits; k++)
+        b->exit[k].quick = quick(v, t->stepped[k]);
     c->at = (uint8_t *)(((uintptr_t)t->e.p + 15) & ~(uintptr_t)15);
     unsigned h = dbt_hash(rip, phys, key);
     b->next_hash = c->hash[h];

@@ -178,7 +178,7 @@ struct dbt_vcpu {
         uint64_t cr4, efer, star;
     } assumed;       // as it was when blocks were made: the bits that they depend on
     uint8_t ibl_fpu; // DBT_KEY_FPU of the blocks that ibl leads to
-    uint64_t scratch[4];
+    uint64_t scratch[2]; // addends of the string instruction under way
     bool counting;               // translated code counts what it does
     bool eager;                  // code is translated when it is come to for the first time
     bool fpu_live;               // the guest's x87, SSE and AVX state is in the host's registers, not in s.xsave

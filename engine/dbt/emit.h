@@ -158,6 +158,15 @@ static inline void e_gs_set32(struct emit *e, size_t field, uint32_t value)
     e32(e, value);
 }
 
+// test byte gs:[field], imm (flags)
+static inline void e_gs_test8(struct emit *e, size_t field, unsigned imm)
+{
+    e8(e, 0x65);
+    e8(e, 0xf6);
+    e_mem(e, 0, NO_REG, NO_REG, 1, (int32_t)field);
+    e8(e, imm);
+}
+
 // inc qword gs:[field] (flags)
 static inline void e_gs_inc(struct emit *e, size_t field)
 {
@@ -211,6 +220,13 @@ static inline void e_mov_imm(struct emit *e, unsigned reg, uint64_t v)
     }
 }
 
+static inline void e_movsxd(struct emit *e, unsigned to, unsigned from)
+{
+    e8(e, rex_for(1, to, NO_REG, from));
+    e8(e, 0x63);
+    e8(e, 0xc0 | (to & 7) << 3 | (from & 7));
+}
+
 // rorx to, from, bits (BMI2; no flags)
 static inline void e_rorx(struct emit *e, unsigned to, unsigned from, unsigned bits)
 {
@@ -240,6 +256,17 @@ static inline void e_and32(struct emit *e, unsigned reg, uint32_t imm)
     e32(e, imm);
 }
 
+enum { SHIFT_LEFT = 4, SHIFT_RIGHT = 5, SHIFT_SIGNED = 7 };
+
+// Shifts a register's 64 (wide) or 32 bits by n (flags).
+static inline void e_shift(struct emit *e, unsigned how, bool wide, unsigned reg, unsigned n)
+{
+    e8(e, rex_for(wide, NO_REG, NO_REG, reg));
+    e8(e, 0xc1);
+    e8(e, 0xc0 | how << 3 | (reg & 7));
+    e8(e, n);
+}
+
 // cmp r64, imm32 sign-extended (flags)
 static inline void e_cmp_imm(struct emit *e, unsigned reg, int32_t imm)
 {
@@ -255,6 +282,31 @@ static inline void e_cmp(struct emit *e, unsigned a, unsigned b)
     e8(e, rex_for(1, b, NO_REG, a));
     e8(e, 0x39);
     e8(e, 0xc0 | (b & 7) << 3 | (a & 7));
+}
+
+// sub a, b (flags)
+static inline void e_sub(struct emit *e, unsigned a, unsigned b)
+{
+    e8(e, rex_for(1, b, NO_REG, a));
+    e8(e, 0x29);
+    e8(e, 0xc0 | (b & 7) << 3 | (a & 7));
+}
+
+// movzx to32, word [base+disp]
+static inline void e_load16(struct emit *e, unsigned to, unsigned base, int32_t disp)
+{
+    e8(e, rex_for(0, to, NO_REG, base));
+    e8(e, 0x0f);
+    e8(e, 0xb7);
+    e_mem(e, to, base, NO_REG, 1, disp);
+}
+
+// mov to32, [base+disp]
+static inline void e_load32(struct emit *e, unsigned to, unsigned base, int32_t disp)
+{
+    e8(e, rex_for(0, to, NO_REG, base));
+    e8(e, 0x8b);
+    e_mem(e, to, base, NO_REG, 1, disp);
 }
 
 // Jumps with a 32-bit displacement. They return the address of the displacement, to be set by e_target.

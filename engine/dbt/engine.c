@@ -158,6 +158,8 @@ static int vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct eng
     uint64_t room = tuning->code_cache ? tuning->code_cache : DBT_CACHE_DEFAULT;
     if (room < ENGINE_CODE_CACHE_MIN)
         room = ENGINE_CODE_CACHE_MIN;
+    if (room > ENGINE_CODE_CACHE_MAX)
+        room = ENGINE_CODE_CACHE_MAX;
     r = tuning->memory_size && tuning->cells != ENGINE_CELLS_OFF ? cells_create(v, &room, err) : 0;
     if (!r)
         r = dbt_cache_create(v, room, err);

@@ -85,6 +85,7 @@ static unsigned new_exit(struct dbt_translation *t, unsigned index, uint64_t tar
     *x = (struct dbt_exit){.target = target, .key = t->key & DBT_KEY_SPLIT, .done = (uint8_t)(index + 1)};
     x->far = ((target ^ t->rip) & (uint64_t)(int64_t)PAGE_MASK) != 0;
     x->back = !x->far && target <= t->insn[index].rip;
+    t->stepped[t->exits] = NULL;
     return t->exits++;
 }
 
@@ -162,8 +163,7 @@ void dbt_exit_step(struct dbt_translation *t, unsigned index)
     unsigned x = new_exit(t, index, t->insn[index].rip);
     t->exit[x].far = false;
     t->exit[x].done = (uint8_t)index;
-    t->stepped = &t->insn[index];
-    t->step_exit = x;
+    t->stepped[x] = &t->insn[index];
     dbt_flags_restore(t, t->s0);
     store_high(t);
     load_borrowed(t);
@@ -208,6 +208,8 @@ static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
     if (c->kind == COLD_ACCESS) {
         // The same computation as in the check, on the same registers.
         dbt_emit_address(t, s, &c->mem, c->low);
+    } else if (c->kind == COLD_COMPUTED) { // the offset and the page: what was compared is what was taken off
+        e_gs_indexed(e, 0x03, s, c->reg, dbt_tag_field(t, c->write));
     } else if (c->kind == COLD_STACK) {
         s = c->reg == t->s0 ? t->pool[0] : t->s0;
         e_lea(e, s, c->reg, NO_REG, 1, c->low);
@@ -217,6 +219,7 @@ static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
         e_gs(e, 0x03, s, offsetof(struct dbt_vcpu, stack_negative));
     }
     static const uint8_t kinds[] = {[COLD_ACCESS] = DBT_SITE_ACCESS,
+                                    [COLD_COMPUTED] = DBT_SITE_ACCESS,
                                     [COLD_STACK] = DBT_SITE_STACK,
                                     [COLD_RSP] = DBT_SITE_RSP,
                                     [COLD_TSC] = DBT_SITE_TSC};
@@ -231,7 +234,8 @@ static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
     if (c->kind != COLD_TSC)
         e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_address));
     e_mov_imm(e, s, (uintptr_t)(t->site_base + t->sites));
-    e_target(e, e_jmp(e), dbt_runtime(t->v)->slow_for[s]);
+    const struct dbt_runtime *r = dbt_runtime(t->v);
+    e_target(e, e_jmp(e), c->kind == COLD_STACK ? r->stack_for[(t->key & DBT_KEY_VIEW) == DBT_USER][s] : r->slow_for[s]);
     t->sites++;
 }
 
@@ -246,6 +250,7 @@ void dbt_write_cold(struct dbt_translation *t)
             e_target(&t->e, c->jump[1], here);
         switch (c->kind) {
         case COLD_ACCESS:
+        case COLD_COMPUTED:
         case COLD_STACK:
         case COLD_RSP:
         case COLD_TSC:

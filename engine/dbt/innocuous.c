@@ -129,13 +129,12 @@ static bool listed(const ZydisDecodedInstruction *z)
     // Vectors' control register.
     case ZYDIS_MNEMONIC_LDMXCSR:
     case ZYDIS_MNEMONIC_STMXCSR:
-        return true;
-    // A register as bit number reaches any place around the operand.
+    // A register as bit number reaches any place around the operand: see access_bits() in operand.c.
     case ZYDIS_MNEMONIC_BT:
     case ZYDIS_MNEMONIC_BTS:
     case ZYDIS_MNEMONIC_BTR:
     case ZYDIS_MNEMONIC_BTC:
-        return z->raw.modrm.mod == 3 || z->raw.imm[0].size;
+        return true;
     // x87. Not those that save or load the environment: the interpreter knows the last instruction's addresses as the
     // guest sees them (dbt_park).
     case ZYDIS_MNEMONIC_F2XM1:

@@ -18,6 +18,11 @@ static size_t view_field(const struct dbt_translation *t, size_t field)
     return offsetof(struct dbt_vcpu, tlb) + (t->key & DBT_KEY_VIEW) * sizeof(struct dbt_tlb) + field;
 }
 
+size_t dbt_tag_field(const struct dbt_translation *t, bool write)
+{
+    return view_field(t, write ? offsetof(struct dbt_tlb, tag_w) : offsetof(struct dbt_tlb, tag_r));
+}
+
 struct dbt_cold *dbt_cold(struct dbt_translation *t, int kind, unsigned index)
 {
     if (t->colds == MAX_COLD || t->sites + t->colds >= MAX_SITES + MAX_COLD) {
@@ -98,23 +103,25 @@ void dbt_emit_address(struct dbt_translation *t, unsigned reg, const struct dbt_
     }
 }
 
-// s0 holds the address; `a` gets the slot number. Afterwards s0 is the offset in the page; flags are gone.
-static void emit_check(struct dbt_translation *t, unsigned index, const struct dbt_mem *m, unsigned a, int32_t low,
-                       unsigned span, bool write, uint8_t *retry)
+struct dbt_cold *dbt_emit_check(struct dbt_translation *t, unsigned index, unsigned a, unsigned span, bool write,
+                                uint8_t *retry)
 {
     struct emit *e = &t->e;
     e_rorx(e, a, t->s0, 12);
     e_and32(e, a, DBT_TLB_SIZE - 1);
-    e_gs_indexed(e, 0x2b, t->s0, a,
-                 view_field(t, write ? offsetof(struct dbt_tlb, tag_w) : offsetof(struct dbt_tlb, tag_r)));
+    e_gs_indexed(e, 0x2b, t->s0, a, dbt_tag_field(t, write));
     e_cmp_imm(e, t->s0, (int32_t)(PAGE - span));
     struct dbt_cold *c = dbt_cold(t, COLD_ACCESS, index);
     c->jump[0] = e_jcc(e, COND_A);
-    c->mem = *m;
-    c->low = low;
     c->span = span;
     c->write = write;
     c->retry = retry;
+    return c;
+}
+
+void dbt_emit_addend(struct dbt_translation *t, unsigned a)
+{
+    e_gs_indexed(&t->e, 0x8b, a, a, view_field(t, offsetof(struct dbt_tlb, addend)));
 }
 
 // How far a group off `base` goes: looks ahead until base changes; widens [low, high) and the rights by what fits.
@@ -123,7 +130,7 @@ static void look_ahead(const struct dbt_translation *t, unsigned index, unsigned
     for (unsigned k = index + 1; k < t->count && !(t->insn[k - 1].written & 1u << base); k++) {
         const struct dbt_insn *i = &t->insn[k];
         const struct dbt_mem *m = &i->mem;
-        bool same = m->present && m->base == base && m->index == NO_REG && !m->seg && !m->addr32 &&
+        bool same = m->present && m->base == base && m->index == NO_REG && !m->seg && !m->addr32 && !i->bit_string &&
                     i->class != CLASS_LEA && i->class != CLASS_SKIP && fits32(m->disp) && fits32(m->disp + m->size);
         if (!same)
             continue;
@@ -158,8 +165,10 @@ static bool access_group(struct dbt_translation *t, unsigned index, const struct
     uint8_t *retry = t->e.p;
     t->group[k].valid = false;
     dbt_emit_address(t, t->s0, m, g.low - low);
-    emit_check(t, index, m, a, g.low - low, (unsigned)(g.high - g.low), g.write, retry);
-    e_gs_indexed(&t->e, 0x8b, a, a, view_field(t, offsetof(struct dbt_tlb, addend)));
+    struct dbt_cold *c = dbt_emit_check(t, index, a, (unsigned)(g.high - g.low), g.write, retry);
+    c->mem = *m;
+    c->low = g.low - low;
+    dbt_emit_addend(t, a);
     t->group[k] = g;
     *p = (struct dbt_place){a, m->base, 1, low};
     return true;
@@ -171,8 +180,7 @@ static bool access_constant(struct dbt_translation *t, unsigned index, const str
     if ((a & (PAGE - 1)) + m->size > PAGE)
         return false;
     unsigned slot = (unsigned)(a >> 12) & (DBT_TLB_SIZE - 1), r = t->pool[0];
-    size_t tag =
-        view_field(t, m->write ? offsetof(struct dbt_tlb, tag_w) : offsetof(struct dbt_tlb, tag_r)) + 8u * slot;
+    size_t tag = dbt_tag_field(t, m->write) + 8u * slot;
     dbt_flags_free(t, index, t->s0);
     uint8_t *retry = t->e.p;
     struct emit *e = &t->e;
@@ -190,8 +198,41 @@ static bool access_constant(struct dbt_translation *t, unsigned index, const str
     return true;
 }
 
+// BT and its like with a register as bit number access the operand-size unit that has the bit, anywhere around the
+// operand. That unit is what is checked; with the addend of its page the host's instruction then finds it by itself.
+static bool access_bits(struct dbt_translation *t, unsigned index, const struct dbt_mem *m, struct dbt_place *p)
+{
+    const struct dbt_insn *i = &t->insn[index];
+    unsigned a = t->pool[0], bit = (unsigned)ZydisRegisterGetId(i->op[1].reg.value);
+    bool wide = m->size == 8;
+    struct emit *e = &t->e;
+    t->group[0].valid = false;
+    dbt_flags_free(t, index, t->s0);
+    uint8_t *retry = e->p;
+    dbt_emit_address(t, t->s0, m, 0);
+    if (wide)
+        e_mov(e, a, bit);
+    else
+        e_movsxd(e, a, bit);
+    e_shift(e, SHIFT_SIGNED, true, a, wide ? 6 : 5);
+    e_lea(e, t->s0, t->s0, a, m->size, 0);
+    struct dbt_cold *c = dbt_emit_check(t, index, a, m->size, m->write, retry);
+    c->kind = COLD_COMPUTED;
+    c->reg = (uint8_t)a;
+    dbt_emit_addend(t, a);
+    if (m->base != NO_REG && m->base != CPU_RSP && m->index == NO_REG) {
+        *p = (struct dbt_place){(uint8_t)a, m->base, 1, (int32_t)m->disp};
+        return true;
+    }
+    dbt_emit_address(t, t->s0, m, 0);
+    *p = (struct dbt_place){t->s0, (uint8_t)a, 1, 0};
+    return true;
+}
+
 bool dbt_access(struct dbt_translation *t, unsigned index, const struct dbt_mem *m, struct dbt_place *p)
 {
+    if (t->insn[index].bit_string)
+        return access_bits(t, index, m, p);
     bool constant = m->base == NO_REG && m->index == NO_REG && !m->seg;
     if (m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32 && !(t->key & DBT_KEY_SPLIT)) {
         dbt_stack_check(t, index);
@@ -207,10 +248,9 @@ bool dbt_access(struct dbt_translation *t, unsigned index, const struct dbt_mem 
     unsigned a = t->pool[0];
     t->group[0].valid = false;
     dbt_emit_address(t, t->s0, m, 0);
-    emit_check(t, index, m, a, 0, m->size, m->write, retry);
+    dbt_emit_check(t, index, a, m->size, m->write, retry)->mem = *m;
     // s0 is the offset in the page now; the tag and the addend make it a host address.
-    size_t tag = m->write ? offsetof(struct dbt_tlb, tag_w) : offsetof(struct dbt_tlb, tag_r);
-    e_gs_indexed(&t->e, 0x03, t->s0, a, view_field(t, tag));
+    e_gs_indexed(&t->e, 0x03, t->s0, a, dbt_tag_field(t, m->write));
     e_gs_indexed(&t->e, 0x03, t->s0, a, view_field(t, offsetof(struct dbt_tlb, addend)));
     *p = (struct dbt_place){t->s0, NO_REG, 1, 0};
     return true;
@@ -238,8 +278,8 @@ static bool stack_bytes(const struct dbt_insn *i, int32_t *low, int32_t *high)
         any = true;
     }
     const struct dbt_mem *m = &i->mem;
-    if (m->present && m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32 && i->class != CLASS_LEA &&
-        i->class != CLASS_SKIP && i->class != CLASS_RSP_ADD && i->class != CLASS_STEP) {
+    if (m->present && m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32 && !i->bit_string &&
+        i->class != CLASS_LEA && i->class != CLASS_SKIP && i->class != CLASS_RSP_ADD && i->class != CLASS_STEP) {
         int32_t a = (int32_t)m->disp, b = a + m->size;
         *low = a < *low ? a : *low;
         *high = b > *high ? b : *high;

@@ -96,14 +96,15 @@ static void write_leave_for(struct emit *e, struct dbt_runtime *r)
         }
 }
 
-static void write_slow_for(struct emit *e, struct dbt_runtime *r, const uint8_t *slow)
+// The site is in register s; what comes then is at `next`.
+static void write_site_for(struct emit *e, const uint8_t *entry[CPU_GPR_COUNT], const uint8_t *next)
 {
     for (unsigned s = 0; s < CPU_GPR_COUNT; s++) {
         if (s == CPU_RSP)
             continue;
-        r->slow_for[s] = e->p;
+        entry[s] = e->p;
         e_gs_store(e, s, FIELD(exit_arg));
-        e_target(e, e_jmp(e), slow);
+        e_target(e, e_jmp(e), next);
     }
 }
 
@@ -127,6 +128,55 @@ static void write_slow(struct emit *e, struct dbt_vcpu *v)
     e_jmp_gs(e, NO_REG, FIELD(enter_at));
 }
 
+// The stack's page has changed, to one that may be written: the window moves there and the block goes on at the site's
+// retry. What dbt_slow() would do; it happens three times in a system call.
+static void write_stack_window(struct emit *e, unsigned view, const uint8_t *slow)
+{
+    static const uint8_t taken[] = {CPU_RAX, CPU_RCX, CPU_RDX, CPU_RSI};
+    const size_t tlb = FIELD(tlb) + view * sizeof(struct dbt_tlb);
+    for (unsigned k = 0; k < sizeof taken; k++)
+        e_gs_store(e, taken[k], FIELD(save) + 8 * taken[k]);
+    e_gs_load(e, CPU_RAX, FIELD(exit_address));
+    e_rorx(e, CPU_RCX, CPU_RAX, 12);
+    e_and32(e, CPU_RCX, DBT_TLB_SIZE - 1);
+    e_mov(e, CPU_RDX, CPU_RAX);
+    e_gs_indexed(e, 0x2b, CPU_RDX, CPU_RCX, tlb + offsetof(struct dbt_tlb, tag_w));
+    e_cmp_imm(e, CPU_RDX, PAGE_SIZE - 1);
+    uint8_t *other_page = e_jcc(e, COND_A);
+    e_sub(e, CPU_RAX, CPU_RDX);
+    e_gs_load(e, CPU_RSI, FIELD(exit_arg));
+    e_load16(e, CPU_RSI, CPU_RSI, offsetof(struct dbt_site, span));
+    e_lea(e, CPU_RDX, CPU_RDX, CPU_RSI, 1, 0);
+    e_cmp_imm(e, CPU_RDX, PAGE_SIZE);
+    uint8_t *over_its_end = e_jcc(e, COND_A);
+    e_gs_indexed(e, 0x8b, CPU_RCX, CPU_RCX, tlb + offsetof(struct dbt_tlb, addend));
+    e_lea(e, CPU_RAX, CPU_RAX, CPU_RCX, 1, 0);
+    e_gs_store(e, CPU_RAX, FIELD(stack_low));
+    e_gs_load(e, CPU_RAX, FIELD(stack_negative));
+    e_lea(e, CPU_RSP, CPU_RSP, CPU_RAX, 1, 0);
+    e_lea(e, CPU_RSP, CPU_RSP, CPU_RCX, 1, 0);
+    e_gs_store(e, CPU_RCX, FIELD(stack_addend));
+    e_mov_imm(e, CPU_RAX, 0);
+    e_sub(e, CPU_RAX, CPU_RCX);
+    e_gs_store(e, CPU_RAX, FIELD(stack_negative));
+    e_gs_inc(e, FIELD(count.misses));
+    e_gs_inc(e, FIELD(count.stack_fills));
+    e_gs_load(e, CPU_RSI, FIELD(exit_arg));
+    e_op64(e, 0x8b, CPU_RAX, CPU_RSI, NO_REG, 1, offsetof(struct dbt_site, block));
+    e_op64(e, 0x8b, CPU_RAX, CPU_RAX, NO_REG, 1, offsetof(struct dbt_block, code));
+    e_load32(e, CPU_RSI, CPU_RSI, offsetof(struct dbt_site, retry));
+    e_lea(e, CPU_RAX, CPU_RAX, CPU_RSI, 1, 0);
+    e_gs_store(e, CPU_RAX, FIELD(enter_at));
+    for (unsigned k = 0; k < sizeof taken; k++)
+        e_gs_load(e, taken[k], FIELD(save) + 8 * taken[k]);
+    e_jmp_gs(e, NO_REG, FIELD(enter_at));
+    e_target(e, other_page, e->p);
+    e_target(e, over_its_end, e->p);
+    for (unsigned k = 0; k < sizeof taken; k++)
+        e_gs_load(e, taken[k], FIELD(save) + 8 * taken[k]);
+    e_target(e, e_jmp(e), slow);
+}
+
 static void write_indirect_miss(struct emit *e, const uint8_t *leave)
 {
     e_gs_store(e, CPU_R14, FIELD(exit_address));
@@ -147,7 +197,12 @@ int dbt_runtime_write(struct dbt_vcpu *v)
     write_leave_for(&e, r);
     const uint8_t *slow = e.p;
     write_slow(&e, v);
-    write_slow_for(&e, r, slow);
+    write_site_for(&e, r->slow_for, slow);
+    for (unsigned user = 0; user < 2; user++) {
+        const uint8_t *window = e.p;
+        write_stack_window(&e, user ? DBT_USER : DBT_KERNEL, slow);
+        write_site_for(&e, r->stack_for[user], window);
+    }
     r->return_address = (uint64_t)(uintptr_t)dbt_executable(v, e.p);
     write_return(&e);
     r->indirect_miss = e.p;

@@ -292,6 +292,26 @@ static void classify_branch(struct dbt_insn *i)
         i->class = CLASS_STEP;
 }
 
+static bool is_bit_string(const struct dbt_insn *i)
+{
+    switch (i->z.mnemonic) {
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        return i->mem.present && i->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    default:
+        return false;
+    }
+}
+
+// A cell takes them as they are. What is rare is left out.
+static bool bit_string_can(const struct dbt_translation *t, const struct dbt_insn *i)
+{
+    return t->key & DBT_KEY_CELL || (!(t->key & DBT_KEY_SPLIT) && i->z.operand_width != 16 && !i->mem.addr32 &&
+                                     !i->mem.seg && !i->rsp_operand);
+}
+
 static void classify(struct dbt_translation *t, struct dbt_insn *i)
 {
     const ZydisDecodedInstruction *z = &i->z;
@@ -326,6 +346,14 @@ static void classify(struct dbt_translation *t, struct dbt_insn *i)
         }
         return;
     }
+    uint16_t used, written;
+    if (dbt_string_is(t, i, &used, &written)) {
+        i->class = CLASS_STRING;
+        i->used = used;
+        i->written = written;
+        i->mem.present = false;
+        return;
+    }
     if (z->mnemonic == ZYDIS_MNEMONIC_LEAVE && z->operand_width == 64) {
         i->class = CLASS_LEAVE;
         i->used |= 1u << CPU_RSP | 1u << CPU_RBP;
@@ -344,6 +372,9 @@ static void classify(struct dbt_translation *t, struct dbt_insn *i)
         break;
     }
     if (!dbt_innocuous(z) || !copyable || (i->fpu && !(t->key & DBT_KEY_FPU)))
+        return;
+    i->bit_string = is_bit_string(i);
+    if (i->bit_string && !bit_string_can(t, i))
         return;
     i->rsp_change = constant_rsp_change(i);
     if (i->rsp_change) {
@@ -399,6 +430,13 @@ static void find_live_flags(struct dbt_translation *t)
     }
 }
 
+// The block has a way out at the instruction, and may go on.
+static bool may_leave(const struct dbt_insn *i)
+{
+    return i->class == CLASS_JCC || i->class == CLASS_JRCXZ || i->class == CLASS_STRING ||
+           i->z.mnemonic == ZYDIS_MNEMONIC_STI;
+}
+
 void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsigned available, unsigned most)
 {
     unsigned side_exits = 0, at = 0, scratch = MIN_SCRATCH;
@@ -435,7 +473,7 @@ void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsi
             t->ends_open = false;
             break;
         }
-        if ((i->class == CLASS_JCC || i->class == CLASS_JRCXZ) && ++side_exits == MAX_SIDE_EXITS)
+        if (may_leave(i) && ++side_exits == MAX_SIDE_EXITS)
             break;
     }
     find_live_flags(t);

@@ -24,14 +24,6 @@ static void op_rr(struct emit *e, uint8_t opcode, unsigned to, unsigned from)
     e8(e, 0xc0 | (from & 7) << 3 | (to & 7));
 }
 
-static void shift(struct emit *e, bool wide, bool right, unsigned reg, uint8_t n)
-{
-    e8(e, rex_for(wide, NO_REG, NO_REG, reg));
-    e8(e, 0xc1);
-    e8(e, (right ? 0xe8 : 0xe0) | (reg & 7));
-    e8(e, n);
-}
-
 static void op_imm(struct emit *e, unsigned extension, unsigned reg, uint32_t imm)
 {
     e8(e, rex_for(0, NO_REG, NO_REG, reg));
@@ -54,10 +46,10 @@ static void from_slot(struct emit *e, unsigned reg, unsigned temp)
 {
     e_gs_load32(e, reg, FIELD(flag_slot));
     op_rr(e, MOV, temp, reg);
-    shift(e, false, true, temp, 8);
+    e_shift(e, SHIFT_RIGHT, false, temp, 8);
     e_and32(e, temp, STATUS & 0xff);
     e_and32(e, reg, 1);
-    shift(e, false, false, reg, 11);
+    e_shift(e, SHIFT_LEFT, false, reg, 11);
     op_rr(e, OR, reg, temp);
 }
 
@@ -66,8 +58,8 @@ static void to_slot(struct emit *e, unsigned reg, unsigned temp)
 {
     op_rr(e, MOV, temp, reg);
     e_and32(e, temp, STATUS & 0xff);
-    shift(e, false, false, temp, 8);
-    shift(e, false, true, reg, 11);
+    e_shift(e, SHIFT_LEFT, false, temp, 8);
+    e_shift(e, SHIFT_RIGHT, false, reg, 11);
     e_and32(e, reg, 1);
     op_rr(e, OR, temp, reg);
     e_gs_store32(e, temp, FIELD(flag_slot));
@@ -166,7 +158,7 @@ void dbt_sysret_write(struct dbt_translation *t, unsigned index)
     dbt_flags_save(t, t->s0);
     // Whatever is wrong leaves a bit in s0, and there is one way out.
     e_mov(e, t->s0, CPU_RCX);
-    shift(e, true, true, t->s0, 47);
+    e_shift(e, SHIFT_RIGHT, true, t->s0, 47);
     op_rr(e, MOV, t->pool[0], CPU_R11);
     e_and32(e, t->pool[0], ~(uint32_t)(SYSRET_PLAIN | RFLAGS_FIXED));
     op_rr(e, OR, t->s0, t->pool[0]);
@@ -177,7 +169,7 @@ void dbt_sysret_write(struct dbt_translation *t, unsigned index)
         e_op64(e, 0x8b, t->pool[0], t->pool[0], NO_REG, 1, (int32_t)offsetof(struct interp_tlb, context));
         e_gs(e, 0x33, t->pool[0], FIELD(direct)); // xor
         op_rr(e, OR, t->s0, t->pool[0]);
-        shift(e, true, true, t->pool[0], 32);
+        e_shift(e, SHIFT_RIGHT, true, t->pool[0], 32);
         op_rr(e, OR, t->s0, t->pool[0]);
     }
     op_rr(e, 0x85, t->s0, t->s0); // test

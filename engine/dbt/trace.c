@@ -193,6 +193,9 @@ static const char *runtime_at(struct dbt_vcpu *v, uint64_t address)
     for (unsigned n = 0; n < CPU_GPR_COUNT; n++)
         if (r->slow_for[n] && (uintptr_t)dbt_executable(v, r->slow_for[n]) == address)
             return "slow path: do it or walk the page tables, and go on; or interpret";
+    for (unsigned n = 0; n < 2 * CPU_GPR_COUNT; n++)
+        if (r->stack_for[n & 1][n / 2] && (uintptr_t)dbt_executable(v, r->stack_for[n & 1][n / 2]) == address)
+            return "move the stack window, and go on; or the slow path";
     for (unsigned why = 0; why <= DBT_WHY_POLL; why++)
         for (unsigned slot = 0; slot < 2; slot++)
             if ((uintptr_t)dbt_executable(v, r->leave_for[why][slot]) == address)
@@ -205,6 +208,7 @@ static const char *runtime_at(struct dbt_vcpu *v, uint64_t address)
 static void cold_text(const struct dbt_translation *t, const struct dbt_cold *c, char *text, size_t size)
 {
     static const char *const names[] = {[COLD_ACCESS] = "no: page check missed",
+                                        [COLD_COMPUTED] = "no: page check missed",
                                         [COLD_STACK] = "no: not in the stack's page",
                                         [COLD_RSP] = "no: stack pointer is no host address",
                                         [COLD_TSC] = "ask what time it is",

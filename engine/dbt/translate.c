@@ -17,7 +17,8 @@ static void choose_registers(struct dbt_translation *t)
     uint16_t seen = 0;
     for (unsigned k = 0; k < t->count && !(t->key & DBT_KEY_SPLIT); k++) {
         const struct dbt_mem *m = &t->insn[k].mem;
-        if (!m->present || m->base == NO_REG || m->base == CPU_RSP || m->index != NO_REG || m->seg)
+        if (!m->present || m->base == NO_REG || m->base == CPU_RSP || m->index != NO_REG || m->seg ||
+            t->insn[k].bit_string)
             continue;
         accesses++;
         bases += !(seen & 1u << m->base);
@@ -85,7 +86,7 @@ static void write_checks(struct dbt_translation *t)
 {
     uint32_t n = 0;
     for (unsigned k = 0; k < t->colds; k++)
-        n += t->cold[k].kind == COLD_ACCESS || t->cold[k].kind == COLD_STACK;
+        n += t->cold[k].kind <= COLD_STACK;
     if (t->v->counting && !t->e.full)
         memcpy(t->checks_at, &n, sizeof n);
 }
@@ -536,6 +537,9 @@ static bool write_insn(struct dbt_translation *t, unsigned k)
         return write_pop_rsp(t, k);
     case CLASS_SENSITIVE:
         return dbt_sensitive_write(t, k);
+    case CLASS_STRING:
+        dbt_string_write(t, k);
+        return true;
     case CLASS_LEAVE:
         return write_leave(t, k);
     case CLASS_RSP_ADD:
@@ -605,7 +609,6 @@ static unsigned write_body(struct dbt_translation *t)
 struct dbt_block *dbt_translate(struct dbt_translation *t, struct dbt_block *b)
 {
     t->colds = t->exits = t->sites = 0;
-    t->stepped = NULL;
     t->look_after = 0;
     t->next_pool = 0;
     t->stack_covered = 0;

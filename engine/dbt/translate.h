@@ -25,6 +25,7 @@ enum dbt_class {
     CLASS_JMP_INDIRECT,
     CLASS_CALL_INDIRECT,
     CLASS_SENSITIVE, // sensitive.c
+    CLASS_STRING,    // string.c
     CLASS_POP_RSP,
     CLASS_STEP, // the interpreter does it
 };
@@ -55,6 +56,7 @@ struct dbt_insn {
     bool rsp_operand;                      // RSP is named as a register operand
     int32_t rsp_change;                    // CLASS_PUSH, POP, RSP_ADD, CALL, RET
     bool rsp_unknown;                      // RSP becomes something not known here
+    bool bit_string; // BT, BTS, BTR, BTC with a register as bit number: accesses a place around its operand
     struct dbt_mem mem;
     uint64_t target; // direct branches
     uint8_t cond;
@@ -69,14 +71,14 @@ struct dbt_place {
 };
 
 // Something to be written behind the block, where it does not stand in the way.
-enum { COLD_ACCESS, COLD_STACK, COLD_RSP, COLD_TSC, COLD_EXIT, COLD_POLL, COLD_FAR_MISS };
+enum { COLD_ACCESS, COLD_COMPUTED, COLD_STACK, COLD_RSP, COLD_TSC, COLD_EXIT, COLD_POLL, COLD_FAR_MISS };
 
 struct dbt_cold {
     uint8_t kind;       // COLD_*
     uint8_t *jump[2];   // displacements that come here
     unsigned insn;      // index
     struct dbt_mem mem; // ACCESS: what to compute the address from
-    uint8_t reg;        // STACK, RSP: the register that holds the stack pointer to be
+    uint8_t reg;        // STACK, RSP: the register that holds the stack pointer to be; COMPUTED: the slot's number
     int32_t low;        // ACCESS, STACK: first byte, relative
     unsigned span;
     bool write;
@@ -123,8 +125,7 @@ struct dbt_translation {
     unsigned colds;
     struct dbt_exit exit[MAX_EXITS];
     unsigned exits, exit_room;
-    const struct dbt_insn *stepped; // by the interpreter, at the end of the block: exit[step_exit]; or NULL
-    unsigned step_exit;
+    const struct dbt_insn *stepped[MAX_EXITS]; // what the interpreter does at the exit, or NULL
     unsigned look_after; // instruction behind STI, after which interrupts are open; 0: none
     struct dbt_site site[MAX_SITES];
     unsigned sites;
@@ -182,6 +183,21 @@ void dbt_exit_step(struct dbt_translation *t, unsigned index);
 // reached, too.
 void dbt_exit_look(struct dbt_translation *t, unsigned index);
 void dbt_write_cold(struct dbt_translation *t);
+
+// The check of one access at the address in s0, of which `pool[0]` may be part no longer: `a` gets the slot's number,
+// s0 becomes the offset in the page; flags are gone. Returns the cold path that a miss takes: who calls says there how
+// the address is had again.
+struct dbt_cold *dbt_emit_check(struct dbt_translation *t, unsigned index, unsigned a, unsigned span, bool write,
+                                uint8_t *retry);
+// Field of the table for tags of reading or writing.
+size_t dbt_tag_field(const struct dbt_translation *t, bool write);
+// The slot's addend into `a`.
+void dbt_emit_addend(struct dbt_translation *t, unsigned a);
+
+// --- string.c
+// Whether the instruction is one of CLASS_STRING here; *used, *written: its registers.
+bool dbt_string_is(const struct dbt_translation *t, const struct dbt_insn *i, uint16_t *used, uint16_t *written);
+void dbt_string_write(struct dbt_translation *t, unsigned index);
 
 // --- sensitive.c
 // Whether the instruction is one of CLASS_SENSITIVE here.

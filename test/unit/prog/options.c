@@ -98,6 +98,7 @@ static void refusals(void **state)
         {{"--code-cache", "much"}, "--code-cache much: must be a size"},
         {{"--code-cache", "0"}, "--code-cache 0: must be a size"},
         {{"--code-cache", "512K", "--kernel", "k"}, "--code-cache 512K: 1 vCPUs need 1M at least"},
+        {{"--code-cache", "1025M", "--kernel", "k"}, "--code-cache 1025M: 1 vCPUs can use 1G at most"},
         {{"--cells", "on"}, "--cells on: auto, off or always"},
         {{"--translate", "never"}, "--translate never: hot or always"},
         {{"--trace", "all"}, "--trace all: unknown"},
