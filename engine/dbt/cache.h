@@ -99,6 +99,8 @@ bool dbt_cold_still(struct dbt_vcpu *v, const struct dbt_code *code);
 void dbt_patch(struct dbt_exit *x, const uint8_t *target);
 // Makes exit x go to `to` directly.
 void dbt_link(struct dbt_vcpu *v, struct dbt_exit *x, struct dbt_block *to);
+// The indirect jump that ends `from` has gone to `to` and had no guess (dbt_exit.guess): it has one now.
+void dbt_guess(struct dbt_vcpu *v, struct dbt_block *from, struct dbt_block *to);
 // Makes indirect jumps find b.
 void dbt_ibl_set(struct dbt_vcpu *v, struct dbt_block *b);
 // Makes them find nothing.

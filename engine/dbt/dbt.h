@@ -93,6 +93,11 @@ struct dbt_exit {
     struct dbt_exit *next_in; // in to->links_in
     const struct interp_insn
         *quick;   // the instruction at target, if it is to be interpreted and dbt_quick() can; or NULL
+    // An indirect jump's inline cache: the exit is taken if the target is the one guessed, which the instructions
+    // before it compare. Where the constant is that they compare with (writable view), of how many bytes, and how far
+    // behind the stub a jump to the dispatcher stands until there is a guess. guess NULL: a direct exit.
+    uint8_t *guess;
+    uint8_t guess_size, guess_first;
     uint8_t key;  // bits of the target's key that are inherited (DBT_KEY_SPLIT)
     uint8_t done; // instructions of the block that are done when it is taken
     bool far;     // target in another page: enters at entry_far, flags in flag_slot
@@ -145,8 +150,8 @@ struct dbt_block {
 
 struct dbt_counters {
     uint64_t blocks, guest_bytes, host_bytes, record_bytes, translate_ns;
-    uint64_t entries, indirect_hits, checks, misses;
-    uint64_t dispatches, links, indirect_misses, far_misses, steps, quick, cold;
+    uint64_t entries, guess_hits, indirect_hits, checks, misses;
+    uint64_t dispatches, links, guesses, indirect_misses, far_misses, steps, quick, cold;
     uint64_t tlb_fills, tlb_walks, tlb_flushes, tlb_page_flushes, stack_fills, stack_splits;
     uint64_t invalidated, cache_flushes, polls, fpu_parks, host_faults;
     uint64_t cells, cell_visits, cell_links, cell_steps, cell_misses, cell_kicks, cell_pages, cell_faults;

@@ -201,6 +201,14 @@ static inline void e_mov(struct emit *e, unsigned to, unsigned from)
     e8(e, 0xc0 | (from & 7) << 3 | (to & 7));
 }
 
+// With all 64 bits of the constant, to be changed later.
+static inline void e_mov_imm64(struct emit *e, unsigned reg, uint64_t v)
+{
+    e8(e, rex_for(1, NO_REG, NO_REG, reg));
+    e8(e, 0xb8 | (reg & 7));
+    e64(e, v);
+}
+
 static inline void e_mov_imm(struct emit *e, unsigned reg, uint64_t v)
 {
     if (v <= UINT32_MAX) {
@@ -214,9 +222,7 @@ static inline void e_mov_imm(struct emit *e, unsigned reg, uint64_t v)
         e8(e, 0xc0 | (reg & 7));
         e32(e, (uint32_t)v);
     } else {
-        e8(e, rex_for(1, NO_REG, NO_REG, reg));
-        e8(e, 0xb8 | (reg & 7));
-        e64(e, v);
+        e_mov_imm64(e, reg, v);
     }
 }
 

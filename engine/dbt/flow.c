@@ -127,6 +127,51 @@ void dbt_exit_cond(struct dbt_translation *t, unsigned index, uint64_t target, u
     e_target(&t->e, over, t->e.p);
 }
 
+// --- indirect exits
+
+// Says which block it is that jumps.
+static void write_from(struct dbt_translation *t)
+{
+    e_gs_set32(&t->e, offsetof(struct dbt_vcpu, exit_from), dbt_block_number(t->v->cache, t->block));
+}
+
+// To where the table says that R14 is.
+static void write_hash(struct dbt_translation *t, unsigned view)
+{
+    e_movzx16(&t->e, CPU_R15, CPU_R14);
+    e_jmp_gs(&t->e, CPU_R15, offsetof(struct dbt_vcpu, ibl) + view * sizeof(uint64_t[DBT_IBL_SIZE]));
+}
+
+// The inline cache: if R14 is the target that was guessed, straight to the block there; R15 may go. The first target is
+// the guess (dbt_guess): until then the jump goes to the dispatcher. Targets are like the block's own address: either
+// both fit into 32 bits, or the comparison takes a register.
+static void write_guess(struct dbt_translation *t, unsigned index)
+{
+    struct emit *e = &t->e;
+    struct dbt_exit *x = &t->exit[new_exit(t, index, 0)];
+    x->far = true;
+    if (fits32((int64_t)t->rip)) {
+        e_cmp_imm(e, CPU_R14, 0);
+        x->guess_size = 4;
+    } else {
+        e_mov_imm64(e, CPU_R15, 0);
+        x->guess_size = 8;
+    }
+    x->guess = e->p - x->guess_size;
+    if (x->guess_size == 8)
+        e_cmp(e, CPU_R14, CPU_R15);
+    uint8_t *over = e_jcc(e, COND_NE);
+    if (t->v->counting)
+        e_gs_inc(e, offsetof(struct dbt_vcpu, count.guess_hits));
+    x->jump = e_jmp(e);
+    x->stub = e->p;
+    e_target(e, over, e->p);
+    e_target(e, x->jump, e->p);
+    write_from(t);
+    x->guess_first = (uint8_t)(e->p - x->stub);
+    e_target(e, e_jmp(e), dbt_runtime(t->v)->indirect_miss);
+}
+
 void dbt_exit_indirect(struct dbt_translation *t, unsigned index, unsigned target)
 {
     t->block->branch_length = t->insn[index].len;
@@ -135,13 +180,13 @@ void dbt_exit_indirect(struct dbt_translation *t, unsigned index, unsigned targe
     if (target != CPU_R14)
         e_mov(&t->e, CPU_R14, target);
     load_borrowed(t);
-    e_gs_set32(&t->e, offsetof(struct dbt_vcpu, exit_from), dbt_block_number(t->v->cache, t->block));
     if (t->key & DBT_KEY_ALONE) {
+        write_from(t);
         e_target(&t->e, e_jmp(&t->e), dbt_runtime(t->v)->indirect_miss);
         return;
     }
-    e_movzx16(&t->e, CPU_R15, CPU_R14);
-    e_jmp_gs(&t->e, CPU_R15, offsetof(struct dbt_vcpu, ibl) + (t->key & DBT_KEY_VIEW) * sizeof(uint64_t[DBT_IBL_SIZE]));
+    write_guess(t, index);
+    write_hash(t, t->key & DBT_KEY_VIEW);
 }
 
 void dbt_exit_view(struct dbt_translation *t, unsigned index, enum dbt_view view, unsigned target_reg, size_t target)
@@ -153,9 +198,8 @@ void dbt_exit_view(struct dbt_translation *t, unsigned index, enum dbt_view view
         e_gs_load(&t->e, CPU_R14, target);
     else
         e_mov(&t->e, CPU_R14, target_reg);
-    e_gs_set32(&t->e, offsetof(struct dbt_vcpu, exit_from), dbt_block_number(t->v->cache, t->block));
-    e_movzx16(&t->e, CPU_R15, CPU_R14);
-    e_jmp_gs(&t->e, CPU_R15, offsetof(struct dbt_vcpu, ibl) + view * sizeof(uint64_t[DBT_IBL_SIZE]));
+    write_from(t);
+    write_hash(t, view);
 }
 
 void dbt_exit_step(struct dbt_translation *t, unsigned index)

@@ -47,6 +47,23 @@ void dbt_link(struct dbt_vcpu *v, struct dbt_exit *x, struct dbt_block *to)
     v->count.links++;
 }
 
+void dbt_guess(struct dbt_vcpu *v, struct dbt_block *from, struct dbt_block *to)
+{
+    static const uint8_t nop[] = {0x0f, 0x1f, 0x44, 0x00, 0x00}; // as long as a jump
+    for (unsigned k = 0; k < from->exits; k++) {
+        struct dbt_exit *x = &from->exit[k];
+        if (!x->guess || x->to || from->dead)
+            continue;
+        __builtin_memcpy(x->stub + x->guess_first, nop, sizeof nop);
+        if ((x->guess_size == 4 && !fits32((int64_t)to->rip)) || (from->key ^ to->key) & (DBT_KEY_VIEW | DBT_KEY_FPU))
+            continue;
+        x->target = to->rip;
+        __builtin_memcpy(x->guess, &x->target, x->guess_size);
+        dbt_link(v, x, to);
+        v->count.guesses++;
+    }
+}
+
 void dbt_ibl_clear(struct dbt_vcpu *v)
 {
     for (unsigned view = 0; view < DBT_VIEWS; view++)

@@ -145,20 +145,24 @@ static struct dbt_block *find(struct dbt_vcpu *v, unsigned key, bool *cold)
 // --- the loop
 
 struct arrival {           // how we came to where we are
-    struct dbt_exit *link; // to be linked to the block found, or NULL
-    uint64_t flushes;      // of the cache, when link was noted
-    bool indirect;
-    unsigned key; // bits to be added
+    struct dbt_exit *link;  // to be linked to the block found, or NULL
+    struct dbt_block *from; // whose indirect jump it was, or NULL
+    uint64_t flushes;       // of the cache, when these were noted
+    unsigned key;           // bits to be added
 };
 
 static void arrive(struct dbt_vcpu *v, const struct arrival *a, struct dbt_block *b)
 {
     if (b->key & DBT_KEY_ALONE)
         return;
-    if (a->link && a->flushes == v->count.cache_flushes)
+    bool kept = a->flushes == v->count.cache_flushes;
+    if (a->link && kept)
         dbt_link(v, a->link, b);
-    if (a->indirect)
+    if (a->from) {
         dbt_ibl_set(v, b);
+        if (kept)
+            dbt_guess(v, a->from, b);
+    }
 }
 
 static void step(struct dbt_vcpu *v)
@@ -194,15 +198,15 @@ static void left(struct dbt_vcpu *v, struct arrival *a, bool counted)
     const struct dbt_exit *x = (const struct dbt_exit *)(uintptr_t)v->exit_arg;
     const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
     const struct dbt_block *b = (const struct dbt_block *)(uintptr_t)v->exit_arg;
-    const struct dbt_block *from = dbt_block_numbered(v->cache, v->exit_from);
-    *a = (struct arrival){0};
+    struct dbt_block *from = dbt_block_numbered(v->cache, v->exit_from);
+    *a = (struct arrival){.flushes = v->count.cache_flushes};
     switch (v->exit_why & ~(unsigned)DBT_WHY_SLOT) {
     case DBT_WHY_LINK:
         take_registers(v, BETWEEN);
         s->rip = x->target;
         done = x->done;
-        *a = (struct arrival){
-            .link = (struct dbt_exit *)(uintptr_t)v->exit_arg, .flushes = v->count.cache_flushes, .key = x->key};
+        a->link = (struct dbt_exit *)(uintptr_t)v->exit_arg;
+        a->key = x->key;
         break;
     case DBT_WHY_STEP:
         take_registers(v, BETWEEN);
@@ -228,7 +232,7 @@ static void left(struct dbt_vcpu *v, struct arrival *a, bool counted)
             break;
         }
         s->rip = v->exit_address;
-        a->indirect = true;
+        a->from = from;
         done = from->insns;
         break;
     case DBT_WHY_SITE:

@@ -33,6 +33,7 @@ void dbt_stats(const struct dbt_vcpu *v, engine_stat_fn emit, void *ctx)
         // how it went from block to block
         COUNTER(dispatches),
         COUNTER(links),
+        COUNTER(guesses),
         COUNTER(indirect_misses),
         COUNTER(polls),
         COUNTER(steps),
@@ -59,6 +60,7 @@ void dbt_stats(const struct dbt_vcpu *v, engine_stat_fn emit, void *ctx)
         COUNTER(cell_faults),
         // only counted on request
         COUNTER(entries),
+        COUNTER(guess_hits),
         COUNTER(indirect_hits),
         COUNTER(checks),
 #undef COUNTER
@@ -66,8 +68,9 @@ void dbt_stats(const struct dbt_vcpu *v, engine_stat_fn emit, void *ctx)
     const struct dbt_counters *c = &v->count;
     for (unsigned n = 0; n < sizeof table / sizeof *table; n++)
         emit(ctx, table[n].name, *(const uint64_t *)((const char *)c + table[n].offset));
-    uint64_t chained = minus(c->entries, c->dispatches + c->indirect_hits);
-    emit(ctx, "dbt_chain_hit_permille", permille(chained, minus(c->entries, c->indirect_hits)));
-    emit(ctx, "dbt_indirect_hit_permille", permille(c->indirect_hits, c->indirect_hits + c->indirect_misses));
+    uint64_t indirect = c->guess_hits + c->indirect_hits, direct = minus(c->entries, indirect);
+    emit(ctx, "dbt_chain_hit_permille", permille(minus(direct, c->dispatches), direct));
+    emit(ctx, "dbt_guess_hit_permille", permille(c->guess_hits, indirect + c->indirect_misses));
+    emit(ctx, "dbt_indirect_hit_permille", permille(indirect, indirect + c->indirect_misses));
     emit(ctx, "dbt_tlb_hit_permille", permille(minus(c->checks, c->misses), c->checks));
 }
