@@ -20,13 +20,15 @@
 //     GS       the host's GS base is the struct dbt_vcpu: its fields are reached as gs:[offset]. C keeps FS.
 //
 // Memory. Every access goes through a check against a table of pages (struct dbt_tlb) that this vCPU may read or write
-// just now. A miss walks the page tables; whatever is not plain RAM in one page leaves the block precisely before the
-// instruction, and the interpreter does it. Pages that hold translated code never enter the table as writable.
+// just now; reads of the kernel's also against its window (window.h). A miss walks the page tables; whatever is not
+// plain RAM in one page leaves the block precisely before the instruction, and the interpreter does it. Pages that hold
+// translated code never enter the table as writable.
 //
 // Blocks are keyed by linear address, physical page and mode, and are private to a vCPU. They jump into each other:
 //     near   from a block in the same page: nothing can have changed between
-//     far    from another page or an indirect jump: the entry checks that the linear page still maps to the physical
-//     page it was translated from (itlb)
+//     far    from another page, or where an indirect jump was guessed to go: the entry checks that the linear page
+//     still maps to the physical page it was translated from (itlb) indirect  through the table ibl: the entry also
+//     checks that the address is this one
 // Flags are in flag_slot at a far entry, in the host's flags at a near one.
 //
 // Why a guest cannot get out: the only memory operands in translated code are (1) those whose address passed a check in
@@ -74,6 +76,16 @@ struct dbt_block;
 struct dbt_cache;
 struct cells;
 
+// A range of the kernel's addresses that may all be read: window.h. An access at a with a - low below room is in it,
+// and what is read is at a + addend.
+struct dbt_window {
+    uint64_t low, room, addend;
+    uint64_t candidate; // addend of the pages that were looked up lately, so far as they agree,
+    uint32_t votes;     // and how many more do than don't
+    uint32_t need;      // votes that it takes
+    bool seen;          // there has been one: translated code asks for it
+};
+
 #define DBT_NO_WINDOW 0x8000000000000000ull // stack_low where there is no window: no address of ours is near it
 // End of the host's user addresses. Guest RSP may be anything, but the host's must be an address: interrupts of the
 // host return to it. So whatever makes RSP something unknown compares it with this, and makes another addend if need
@@ -92,7 +104,7 @@ struct dbt_exit {
     struct dbt_block *to;     // linked target, or NULL
     struct dbt_exit *next_in; // in to->links_in
     const struct interp_insn
-        *quick;   // the instruction at target, if it is to be interpreted and dbt_quick() can; or NULL
+        *quick; // the instruction at target, if it is to be interpreted and dbt_quick() can; or NULL
     // An indirect jump's inline cache: the exit is taken if the target is the one guessed, which the instructions
     // before it compare. Where the constant is that they compare with (writable view), of how many bytes, and how far
     // behind the stub a jump to the dispatcher stands until there is a guess. guess NULL: a direct exit.
@@ -153,6 +165,7 @@ struct dbt_counters {
     uint64_t entries, guess_hits, indirect_hits, checks, misses;
     uint64_t dispatches, links, guesses, indirect_misses, far_misses, steps, quick, cold;
     uint64_t tlb_fills, tlb_walks, tlb_flushes, tlb_page_flushes, stack_fills, stack_splits;
+    uint64_t windows, window_drops, window_misses;
     uint64_t invalidated, cache_flushes, polls, fpu_parks, host_faults;
     uint64_t cells, cell_visits, cell_links, cell_steps, cell_misses, cell_kicks, cell_pages, cell_faults;
 };
@@ -178,12 +191,14 @@ struct dbt_vcpu {
     uint64_t user_low, user_addend; // the user program's window while the kernel does what it asked for by SYSCALL
     uint64_t stack_limit;           // DBT_HOST_END: host RSP stays below
     uint8_t stack_view;             // who may use it
+    struct dbt_window window;       // window.h
     uint64_t direct;                // TLB context of the program that SYSRET may go to at once; 0: none
     struct dbt_assumed {
         uint64_t cr4, efer, star;
-    } assumed;       // as it was when blocks were made: the bits that they depend on
-    uint8_t ibl_fpu; // DBT_KEY_FPU of the blocks that ibl leads to
-    uint64_t scratch[2]; // addends of the string instruction under way
+        bool window;
+    } assumed;                   // as it was when blocks were made: the bits that they depend on
+    uint8_t ibl_fpu;             // DBT_KEY_FPU of the blocks that ibl leads to
+    uint64_t scratch[2];         // addends of the string instruction under way
     bool counting;               // translated code counts what it does
     bool eager;                  // code is translated when it is come to for the first time
     bool fpu_live;               // the guest's x87, SSE and AVX state is in the host's registers, not in s.xsave

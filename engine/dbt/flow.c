@@ -279,7 +279,8 @@ static void write_slow(struct dbt_translation *t, struct dbt_cold *c)
         e_gs_store(e, s, offsetof(struct dbt_vcpu, exit_address));
     e_mov_imm(e, s, (uintptr_t)(t->site_base + t->sites));
     const struct dbt_runtime *r = dbt_runtime(t->v);
-    e_target(e, e_jmp(e), c->kind == COLD_STACK ? r->stack_for[(t->key & DBT_KEY_VIEW) == DBT_USER][s] : r->slow_for[s]);
+    e_target(e, e_jmp(e),
+             c->kind == COLD_STACK ? r->stack_for[(t->key & DBT_KEY_VIEW) == DBT_USER][s] : r->slow_for[s]);
     t->sites++;
 }
 
@@ -299,6 +300,9 @@ void dbt_write_cold(struct dbt_translation *t)
         case COLD_RSP:
         case COLD_TSC:
             write_slow(t, c);
+            break;
+        case COLD_WINDOW:
+            dbt_write_window_miss(t, c);
             break;
         case COLD_EXIT:
             t->exit[c->exit].stub = here;

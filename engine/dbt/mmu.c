@@ -4,6 +4,7 @@
 #include "engine/dbt/cache.h"
 #include "engine/dbt/cell/cell.h"
 #include "engine/dbt/run.h"
+#include "engine/dbt/window.h"
 #include "engine/interp/shared.h"
 #include "engine/interp/tlb.h"
 
@@ -34,6 +35,7 @@ void dbt_stack_move(struct dbt_vcpu *v, uint64_t rsp)
 void dbt_tlb_create(struct dbt_vcpu *v)
 {
     v->stack_limit = DBT_HOST_END;
+    dbt_window_create(v);
     dbt_tlb_flush(&v->i, true);
 }
 
@@ -60,6 +62,8 @@ void dbt_tlb_flush(struct interp_vcpu *i, bool global_too)
             v->itlb[0][k] = 0;
     v->kernel_code_not_global = false;
     no_window(v);
+    if (global_too)
+        dbt_window_drop(v);
     v->count.tlb_flushes++;
 }
 
@@ -87,6 +91,7 @@ void dbt_tlb_flush_page(struct interp_vcpu *i, uint64_t la, unsigned shift)
     }
     if (((v->stack_low - v->stack_addend) ^ la) >> shift == 0 || ((v->user_low - v->user_addend) ^ la) >> shift == 0)
         no_window(v);
+    dbt_window_flush_page(v, la, shift);
     cells_flush_page(v, la, shift);
     v->count.tlb_page_flushes++;
 }
@@ -141,5 +146,7 @@ bool dbt_tlb_fill(struct dbt_vcpu *v, uint64_t la, bool write, uint8_t **host)
     }
     v->count.tlb_fills++;
     *host = e->host;
+    if (view != DBT_USER)
+        dbt_window_vote(v, page, e->host);
     return !write || writable;
 }

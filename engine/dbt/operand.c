@@ -8,10 +8,14 @@
 // unchanged base that lie within what was checked cost nothing (a group). What lies ahead is looked at when the check
 // is made, so that it covers the whole group.
 //
+// In the kernel, reads that are likely to be in its window (window.h) are looked for there first, and the check above
+// is what a miss takes.
+//
 // [rsp + constant] needs none of this: see dbt_stack_check.
 #include "engine/dbt/translate.h"
+#include "engine/dbt/window.h"
 
-enum { GROUP_SPAN = 1024, PAGE = 4096, STACK_SPAN = 2048 };
+enum { GROUP_SPAN = DBT_WINDOW_SPAN, PAGE = 4096, STACK_SPAN = 2048 };
 
 static size_t view_field(const struct dbt_translation *t, size_t field)
 {
@@ -124,6 +128,63 @@ void dbt_emit_addend(struct dbt_translation *t, unsigned a)
     e_gs_indexed(&t->e, 0x8b, a, a, view_field(t, offsetof(struct dbt_tlb, addend)));
 }
 
+// --- the kernel's window
+
+// Whether the access of instruction `index` at base + low had better be tried in the window first. What the register
+// holds is known if the block does not change it before; if it does, it most likely follows pointers, and where these
+// lead that is mostly in the window.
+static bool window_likely(const struct dbt_translation *t, unsigned index, const struct dbt_mem *m, bool write)
+{
+    const struct dbt_vcpu *v = t->v;
+    if (write || (t->key & DBT_KEY_VIEW) == DBT_USER || t->key & DBT_KEY_SPLIT || !v->window.seen || m->addr32 ||
+        m->base == NO_REG || m->base == CPU_RSP || m->seg)
+        return false;
+    for (unsigned k = 0; k < index; k++)
+        if (t->insn[k].written & 1u << m->base)
+            return true;
+    return dbt_window_has(v, v->i.s.gpr[m->base] + (uint64_t)m->disp);
+}
+
+// s0 holds the address; it becomes the offset in the window. What comes after is reached with the cold path's `retry`.
+static struct dbt_cold *window_check(struct dbt_translation *t, unsigned index, unsigned span)
+{
+    struct emit *e = &t->e;
+    e_gs(e, 0x2b, t->s0, offsetof(struct dbt_vcpu, window.low));
+    e_gs(e, 0x3b, t->s0, offsetof(struct dbt_vcpu, window.room));
+    struct dbt_cold *c = dbt_cold(t, COLD_WINDOW, index);
+    c->jump[0] = e_jcc(e, COND_AE);
+    c->span = span;
+    return c;
+}
+
+// s0 is the offset in the page, `a` the slot: makes s0 the host's address.
+static void make_whole(struct dbt_translation *t, unsigned a, bool write)
+{
+    e_gs_indexed(&t->e, 0x03, t->s0, a, dbt_tag_field(t, write));
+    e_gs_indexed(&t->e, 0x03, t->s0, a, view_field(t, offsetof(struct dbt_tlb, addend)));
+}
+
+void dbt_write_window_miss(struct dbt_translation *t, const struct dbt_cold *c)
+{
+    struct emit *e = &t->e;
+    const struct dbt_cold miss = *c; // there will be more of them
+    if (t->v->counting)
+        e_gs_inc(e, offsetof(struct dbt_vcpu, count.window_misses));
+    bool in_slot = t->flags_in_slot;
+    t->flags_in_slot = miss.flags_in_slot;
+    uint8_t *retry = e->p;
+    dbt_emit_address(t, t->s0, &miss.mem, miss.low);
+    struct dbt_cold *table = dbt_emit_check(t, miss.insn, miss.reg, miss.span, false, retry);
+    table->mem = miss.mem;
+    table->low = miss.low;
+    t->flags_in_slot = in_slot;
+    if (miss.whole)
+        make_whole(t, miss.reg, false);
+    else
+        dbt_emit_addend(t, miss.reg);
+    e_target(e, e_jmp(e), miss.retry);
+}
+
 // How far a group off `base` goes: looks ahead until base changes; widens [low, high) and the rights by what fits.
 static void look_ahead(const struct dbt_translation *t, unsigned index, unsigned base, struct dbt_group *g)
 {
@@ -165,10 +226,18 @@ static bool access_group(struct dbt_translation *t, unsigned index, const struct
     uint8_t *retry = t->e.p;
     t->group[k].valid = false;
     dbt_emit_address(t, t->s0, m, g.low - low);
-    struct dbt_cold *c = dbt_emit_check(t, index, a, (unsigned)(g.high - g.low), g.write, retry);
+    unsigned span = (unsigned)(g.high - g.low);
+    bool window = window_likely(t, index, m, g.write);
+    struct dbt_cold *c = window ? window_check(t, index, span) : dbt_emit_check(t, index, a, span, g.write, retry);
     c->mem = *m;
     c->low = g.low - low;
-    dbt_emit_addend(t, a);
+    if (window) {
+        c->reg = (uint8_t)a;
+        e_gs_load(&t->e, a, offsetof(struct dbt_vcpu, window.addend));
+        c->retry = t->e.p;
+    } else {
+        dbt_emit_addend(t, a);
+    }
     t->group[k] = g;
     *p = (struct dbt_place){a, m->base, 1, low};
     return true;
@@ -248,10 +317,18 @@ bool dbt_access(struct dbt_translation *t, unsigned index, const struct dbt_mem 
     unsigned a = t->pool[0];
     t->group[0].valid = false;
     dbt_emit_address(t, t->s0, m, 0);
-    dbt_emit_check(t, index, a, m->size, m->write, retry)->mem = *m;
-    // s0 is the offset in the page now; the tag and the addend make it a host address.
-    e_gs_indexed(&t->e, 0x03, t->s0, a, dbt_tag_field(t, m->write));
-    e_gs_indexed(&t->e, 0x03, t->s0, a, view_field(t, offsetof(struct dbt_tlb, addend)));
+    if (window_likely(t, index, m, m->write)) {
+        struct dbt_cold *c = window_check(t, index, m->size);
+        c->mem = *m;
+        c->reg = (uint8_t)a;
+        c->whole = true;
+        e_gs(&t->e, 0x03, t->s0, offsetof(struct dbt_vcpu, window.low));
+        e_gs(&t->e, 0x03, t->s0, offsetof(struct dbt_vcpu, window.addend));
+        c->retry = t->e.p;
+    } else {
+        dbt_emit_check(t, index, a, m->size, m->write, retry)->mem = *m;
+        make_whole(t, a, m->write);
+    }
     *p = (struct dbt_place){t->s0, NO_REG, 1, 0};
     return true;
 }

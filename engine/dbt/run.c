@@ -144,7 +144,7 @@ static struct dbt_block *find(struct dbt_vcpu *v, unsigned key, bool *cold)
 
 // --- the loop
 
-struct arrival {           // how we came to where we are
+struct arrival {            // how we came to where we are
     struct dbt_exit *link;  // to be linked to the block found, or NULL
     struct dbt_block *from; // whose indirect jump it was, or NULL
     uint64_t flushes;       // of the cache, when these were noted
@@ -285,9 +285,9 @@ static void enter(struct dbt_vcpu *v, const struct dbt_block *b)
 static bool still_assumed(struct dbt_vcpu *v)
 {
     const struct cpu_state *s = &v->i.s;
-    const struct dbt_assumed now = {s->cr4 & (CR4_SMAP | CR4_TSD), s->efer & EFER_SCE, s->msr.star};
+    const struct dbt_assumed now = {s->cr4 & (CR4_SMAP | CR4_TSD), s->efer & EFER_SCE, s->msr.star, v->window.seen};
     struct dbt_assumed *then = &v->assumed;
-    if (then->cr4 == now.cr4 && then->efer == now.efer && then->star == now.star)
+    if (then->cr4 == now.cr4 && then->efer == now.efer && then->star == now.star && then->window == now.window)
         return true;
     *then = now;
     return false;

@@ -308,8 +308,8 @@ static bool is_bit_string(const struct dbt_insn *i)
 // A cell takes them as they are. What is rare is left out.
 static bool bit_string_can(const struct dbt_translation *t, const struct dbt_insn *i)
 {
-    return t->key & DBT_KEY_CELL || (!(t->key & DBT_KEY_SPLIT) && i->z.operand_width != 16 && !i->mem.addr32 &&
-                                     !i->mem.seg && !i->rsp_operand);
+    return t->key & DBT_KEY_CELL ||
+           (!(t->key & DBT_KEY_SPLIT) && i->z.operand_width != 16 && !i->mem.addr32 && !i->mem.seg && !i->rsp_operand);
 }
 
 static void classify(struct dbt_translation *t, struct dbt_insn *i)

@@ -47,6 +47,8 @@ void dbt_stats(const struct dbt_vcpu *v, engine_stat_fn emit, void *ctx)
         COUNTER(tlb_walks),
         COUNTER(tlb_flushes),
         COUNTER(tlb_page_flushes),
+        COUNTER(windows),
+        COUNTER(window_drops),
         COUNTER(stack_fills),
         COUNTER(stack_splits),
         // cells
@@ -63,6 +65,7 @@ void dbt_stats(const struct dbt_vcpu *v, engine_stat_fn emit, void *ctx)
         COUNTER(guess_hits),
         COUNTER(indirect_hits),
         COUNTER(checks),
+        COUNTER(window_misses),
 #undef COUNTER
     };
     const struct dbt_counters *c = &v->count;

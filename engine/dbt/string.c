@@ -3,9 +3,9 @@
 // What the kernel does all day is short: clear a structure, copy a page. So the case that is written in place is the
 // one where each operand lies in one page, going upwards:
 //
-//     DF is clear, RCX elements are one at least and a page at most, [RDI, RDI+bytes) and [RSI, RSI+bytes) each end in the page that
-//     they begin in and that page may be accessed: the addends make host addresses, the instruction runs, and the
-//     addends are taken off again.
+//     DF is clear, RCX elements are one at least and a page at most, [RDI, RDI+bytes) and [RSI, RSI+bytes) each end in
+//     the page that they begin in and that page may be accessed: the addends make host addresses, the instruction runs,
+//     and the addends are taken off again.
 //
 // Nothing can fault then, and nothing is to be seen in the middle. Everything else leaves the block before the
 // instruction; the interpreter does it by pieces of a page (engine/interp/gp_string.c).

@@ -209,6 +209,7 @@ static void cold_text(const struct dbt_translation *t, const struct dbt_cold *c,
 {
     static const char *const names[] = {[COLD_ACCESS] = "no: page check missed",
                                         [COLD_COMPUTED] = "no: page check missed",
+                                        [COLD_WINDOW] = "no: not in the kernel's window; page check",
                                         [COLD_STACK] = "no: not in the stack's page",
                                         [COLD_RSP] = "no: stack pointer is no host address",
                                         [COLD_TSC] = "ask what time it is",

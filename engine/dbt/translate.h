@@ -71,14 +71,16 @@ struct dbt_place {
 };
 
 // Something to be written behind the block, where it does not stand in the way.
-enum { COLD_ACCESS, COLD_COMPUTED, COLD_STACK, COLD_RSP, COLD_TSC, COLD_EXIT, COLD_POLL, COLD_FAR_MISS };
+enum { COLD_ACCESS, COLD_COMPUTED, COLD_WINDOW, COLD_STACK, COLD_RSP, COLD_TSC, COLD_EXIT, COLD_POLL, COLD_FAR_MISS };
 
 struct dbt_cold {
     uint8_t kind;       // COLD_*
     uint8_t *jump[2];   // displacements that come here
     unsigned insn;      // index
     struct dbt_mem mem; // ACCESS: what to compute the address from
-    uint8_t reg;        // STACK, RSP: the register that holds the stack pointer to be; COMPUTED: the slot's number
+    uint8_t reg;        // STACK, RSP: the register that holds the stack pointer to be; COMPUTED: the slot's number;
+                        // WINDOW: gets the addend
+    bool whole;         // WINDOW: s0 is to be the host's address
     int32_t low;        // ACCESS, STACK: first byte, relative
     unsigned span;
     bool write;
@@ -126,7 +128,7 @@ struct dbt_translation {
     struct dbt_exit exit[MAX_EXITS];
     unsigned exits, exit_room;
     const struct dbt_insn *stepped[MAX_EXITS]; // what the interpreter does at the exit, or NULL
-    unsigned look_after; // instruction behind STI, after which interrupts are open; 0: none
+    unsigned look_after;                       // instruction behind STI, after which interrupts are open; 0: none
     struct dbt_site site[MAX_SITES];
     unsigned sites;
     uint32_t host_offset[DBT_MAX_INSNS];
@@ -189,6 +191,8 @@ void dbt_write_cold(struct dbt_translation *t);
 // the address is had again.
 struct dbt_cold *dbt_emit_check(struct dbt_translation *t, unsigned index, unsigned a, unsigned span, bool write,
                                 uint8_t *retry);
+// What is done where the kernel's window does not have the address: the check by the table.
+void dbt_write_window_miss(struct dbt_translation *t, const struct dbt_cold *c);
 // Field of the table for tags of reading or writing.
 size_t dbt_tag_field(const struct dbt_translation *t, bool write);
 // The slot's addend into `a`.

@@ -52,6 +52,31 @@ static bool walk_cas(void *ctx, uint64_t gpa, unsigned size, uint64_t old, uint6
 
 static const struct cpu_phys_ops walk_ops = {walk_read, walk_cas};
 
+struct probe {
+    struct interp_vcpu *v;
+    bool changes; // the walk would have set an accessed bit
+};
+
+static uint64_t probe_read(void *ctx, uint64_t gpa, unsigned size)
+{
+    return walk_read(((struct probe *)ctx)->v, gpa, size);
+}
+
+static bool probe_cas(void *ctx, uint64_t gpa, unsigned size, uint64_t old, uint64_t val)
+{
+    (void)gpa, (void)size, (void)old, (void)val;
+    ((struct probe *)ctx)->changes = true;
+    return true;
+}
+
+bool tlb_probe(struct interp_vcpu *v, uint64_t la, struct cpu_walk *w)
+{
+    static const struct cpu_phys_ops ops = {probe_read, probe_cas};
+    struct probe p = {.v = v};
+    *w = (struct cpu_walk){.la = la, .access = CPU_READ};
+    return !cpu_walk(&v->s, v->model->phys_bits, &ops, &p, w) && !p.changes;
+}
+
 // --- contexts
 
 static void near_clear(struct tlb_near *set, unsigned n)

@@ -14,6 +14,7 @@
 //
 // Example: a load at la hits when la - near->read <= 4096 - size, which covers the page crossing, too.
 #pragma once
+#include "cpu/paging.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/ram.h"
 
@@ -89,6 +90,10 @@ void tlb_destroy(struct interp_vcpu *v);
 
 // Translates; fills near and far tables. False: v->fault is the #PF (or #GP(0) for a non-canonical address).
 bool tlb_translate(struct interp_vcpu *v, uint64_t la, enum cpu_access access, enum tlb_as as, struct tlb_hit *hit);
+
+// The translation of la that a supervisor's read finds in the page tables (w->gpa and the rest), walking them without a
+// trace. False: there is none, or accessed bits would have to be set.
+bool tlb_probe(struct interp_vcpu *v, uint64_t la, struct cpu_walk *w);
 
 // The page that a fetch at la is from. NULL: the fetch faults (v->fault.raised), or there is no memory (gpa in
 // *no_memory).

@@ -14,8 +14,9 @@ enum {
     ABSENT = PAGES + 0x11000,
     ALIAS = PAGES + 0x13000, // is ALIASED
     ALIASED = PAGES + 0x20000,
-    DEVICE = PAGES + 0x14000, // no memory behind it
-    KERNEL = PAGES + 0x15000, // not for user mode
+    DEVICE = PAGES + 0x14000,  // no memory behind it
+    KERNEL = PAGES + 0x15000,  // not for user mode
+    MAP = BED_TABLES + 0x5000, // of a kernel that maps all memory: a PDPT and a page directory
 };
 
 enum { STATUS = RFLAGS_STATUS };
@@ -114,6 +115,19 @@ static void code_before_absent(struct bed *b)
     bed_write(b, ABSENT - 2, 0x0148, 2); // an ADD without its ModRM byte
 }
 
+// As Linux maps all memory: at 0xffff880000000000, by large pages that are global and were accessed.
+static void direct_map(struct bed *b)
+{
+    plain(b);
+    bed_write(b, BED_TABLES + 8 * 272, MAP | 0x23, 8);
+    bed_write(b, MAP, (MAP + 0x1000) | 0x23, 8);
+    for (unsigned n = 0; n < 512; n++)
+        bed_write(b, MAP + 0x1000 + 8 * n, (uint64_t)n << 21 | 0x1e3, 8);
+    b->s.cr4 |= CR4_PGE;
+    b->s.gpr[CPU_RDI] = 0xffff880000000000;
+    b->s.gpr[CPU_R13] = MAP + 0x1008; // what maps the second 2 MiB
+}
+
 static void no_sse(struct bed *b)
 {
     plain(b);
@@ -193,6 +207,36 @@ static void no_sse(struct bed *b)
     X(alias, plain, 0, "movabs $0x213100, %rax; movabs $0x220100, %rcx; mov %rdx, (%rax); mov (%rcx), %rsi; add %rsi, (%rcx); mov (%rax), %rdi") \
     X(strings, plain, 0, "mov %rbx, %rsi; lea 0x900(%rbx), %rdi; mov $700, %ecx; rep movsb; mov $9, %ecx; mov $5, %al; rep stosb; " \
       "std; lodsq; cld; scasb; mov $20, %ecx; repe cmpsb; setne %dl")                                                  \
+    X(strings_short, plain, 0, "mov $9, %ebp; 1: mov %rbx, %rsi; lea 0x40(%rbx), %rdi; stc; mov $8, %ecx; rep movsq; adc %rcx, %rdx; mov $3, %ecx; rep movsw; " \
+      "mov $5, %ecx; rep movsl; mov %r12, %rdi; mov $0x77, %eax; cmp %rax, %rdx; mov $16, %ecx; rep stosl; setc %al; mov $7, %ecx; rep stosw; "        \
+      "mov $31, %ecx; rep stosb; mov $0, %ecx; rep stosq; rep movsb; lea 3(%rbx), %rsi; lea 5(%rbx), %rdi; mov $40, %ecx; rep movsb; dec %ebp; jnz 1b") \
+    X(strings_edge, plain, 0, "mov $5, %ebp; 1: lea 0x7c0(%rbx), %rdi; mov $8, %ecx; rep stosq; lea 0x7c1(%rbx), %rdi; mov $8, %ecx; rep stosq; "       \
+      "lea 0x7f8(%rbx), %rsi; lea 0x10(%r12), %rdi; mov $2, %ecx; rep movsq; movabs $0x224000, %rdi; mov $512, %ecx; rep stosq; mov $513, %ecx; "      \
+      "rep stosq; lea 0x1000(%r12), %rsi; mov $4096, %ecx; mov %r13, %rdi; and $-4096, %rdi; and $-4096, %rsi; rep movsb; dec %ebp; jnz 1b")          \
+    X(strings_down, plain, 0, "std; mov $3, %ebp; 1: lea 0x40(%rbx), %rsi; lea 0x48(%rbx), %rdi; mov $5, %ecx; rep movsq; mov $6, %ecx; rep stosb; dec %ebp; jnz 1b; cld") \
+    X(strings_fault, plain, STATUS, "movabs $0x210010, %rdi; mov %rdi, %rsi; mov $4, %ecx; rep lodsq; mov $4, %ecx; inc %rdx; rep stosq; inc %rdx")     \
+    X(strings_source, plain, STATUS, "movabs $0x210ff0, %rsi; mov %r12, %rdi; mov $4, %ecx; rep movsq; inc %rdx")                                      \
+    X(strings_on_code, plain, 0, "mov $20, %ebp; lea 1f(%rip), %rdx; 2: mov %rdx, %rdi; mov $4, %ecx; mov $0x90, %al; rep stosb; 1: inc %esi; inc %esi; dec %ebp; jnz 2b") \
+    X(strings_alias, plain, 0, "movabs $0x213100, %rsi; movabs $0x220104, %rdi; mov $20, %ecx; rep movsb; mov $5, %ecx; rep movsl")                      \
+    X(bit_strings, plain, 0, "mov $4, %ebp; 1: mov $-77, %rcx; mov $1000, %edx; bts %rcx, (%rbx); setc %al; btr %rdx, 8(%rbx); setc %ah; btc %ecx, 4(%r12); " \
+      "rcl $1, %rsi; cmp %rcx, %rdx; bt %rdx, (%r12,%rbp,8); setz %r8b; setc %r9b; lock bts %edx, 1(%r13); btl %ecx, 2f(%rip); adc $0, %r10; "           \
+      "bt %rcx, (%rsp); bts %rdx, -0x100(%rsp,%rbp,4); mov $0x4000, %edi; bts %rdi, (%rbx); bt %di, (%rbx); btc %r14, (%rbx,%r14); dec %ebp; jnz 1b; jmp 3f; " \
+      ".balign 8; .quad 0x123456789; 2: .quad 0xaaaaaaaa; 3: nop")                                                                                     \
+    X(bit_strings_edge, plain, 0, "mov $0x4000-5, %ecx; mov $0x3ffb, %edx; bts %rcx, 0x7fc(%rbx); setc %al; btc %edx, 0x3(%rbx); bt %rcx, 0x7f9(%rbx); adc %rdx, %rsi") \
+    X(bit_strings_fault, plain, STATUS, "movabs $0x210008, %rdi; mov $70, %ecx; bt %rcx, (%rdi); adc %rax, %rax; mov $-0x8040, %rcx; btr %rcx, (%rdi); inc %rax; mov $90, %ecx; bts %rcx, (%rdi); inc %rax") \
+    X(guesses, plain, 0, "mov $40, %ebp; lea 1f(%rip), %r8; lea 2f(%rip), %r9; 3: test $4, %ebp; mov %r8, %r10; cmovz %r9, %r10; call *%r10; call 4f; call 4f; " \
+      "dec %ebp; jnz 3b; jmp 5f; 1: inc %rax; ret; 2: add $3, %rcx; ret; 4: add %rbp, %rdx; ret; 5: nop")                                                \
+    X(guess_of_changed_code, plain, 0, "mov $40, %ebp; lea 1f(%rip), %r8; lea 4f(%rip), %r9; 3: call *%r8; incb 2(%r9); mov $5, %eax; call 6f; dec %ebp; jnz 3b; jmp 5f; " \
+      ".balign 4096; 1: jmp 4f; .balign 64; 4: mov $5, %cx; add %rcx, %rdx; ret; 6: add %rax, %rsi; ret; 5: nop")                                        \
+    X(window, direct_map, 0, "mov $3, %ebp; 2: mov %rdi, %rsi; mov $300, %ecx; 1: mov 8(%rsi), %rax; add %rax, %rdx; add (%rsi,%rcx,8), %rdx; add $4096, %rsi; "  \
+      "dec %ecx; jnz 1b; dec %ebp; jnz 2b; mov 0x2ffd(%rdi), %r8; add 0x200800(%rdi), %r8; mov %r8, 0x200900(%rdi); add %r8, 0x100(%rbx); mov 0x200900(%rdi), %r9; " \
+      "mov 0x3fff00(%rdi), %r10; mov 0x3ffff8(%rdi), %r11; movq $0x1e3, (%r13); invlpg 0x234567(%rdi); mov 0x206008(%rdi), %r15; "   \
+      "mov $3, %ebp; 2: mov %rdi, %rsi; mov $300, %ecx; 1: mov 8(%rsi), %rax; add %rax, %rdx; add $4096, %rsi; dec %ecx; jnz 1b; dec %ebp; jnz 2b")             \
+    X(window_closes, direct_map, STATUS, "mov $3, %ebp; 2: mov %rdi, %rsi; mov $300, %ecx; 1: mov 8(%rsi), %rax; add %rax, %rdx; add $4096, %rsi; "              \
+      "dec %ecx; jnz 1b; dec %ebp; jnz 2b; mov %cr4, %rcx; movq $0, (%r13); mov %rcx, %r8; xor $0x80, %r8; mov %r8, %cr4; mov %rcx, %cr4; " \
+      "inc %r9; mov 0x106008(%rdi), %r15; mov 0x206008(%rdi), %r15; inc %r9")                                                                                  \
+    X(window_ends, direct_map, STATUS, "mov $3, %ebp; 2: mov %rdi, %rsi; mov $300, %ecx; 1: mov 8(%rsi), %rax; add %rax, %rdx; add $4096, %rsi; "                \
+      "dec %ecx; jnz 1b; dec %ebp; jnz 2b; mov 0x3ffffc(%rdi), %rax; inc %rcx; mov -4(%rdi), %rax; inc %rcx")                                                    \
     X(atomics, plain, 0, "lock xadd %rax, (%rbx); lock cmpxchg %rcx, 8(%rbx); xchg %rdx, 16(%rbx); lock decl 4(%rbx); cmpxchg16b (%r12)") \
     X(bits, plain, 0, "bts $5, (%rbx); setc %al; mov $70, %ecx; bt %rcx, (%rbx); setc %ah; bsf (%rbx), %rdx; popcnt %rdx, %rsi; " \
       "shld $3, %rsi, (%rbx); andn %rax, %rcx, %rdi; shlx %rcx, (%rbx), %r8; pext (%r12), %rax, %r9; tzcnt (%rbx), %r10") \
