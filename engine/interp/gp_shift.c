@@ -2,6 +2,9 @@
 //
 // The host's instruction gets the guest's flags and the guest's count, so a count of zero leaves flags alone, and what
 // the manuals leave undefined (OF of longer shifts, 16-bit double shifts by more than 16) is what the host does.
+//
+// Intel's processors leave OF alone where ROL and ROR rotate by an immediate of 2 and more, but not by CL; so there the
+// flags are taken from a rotation by an immediate that gives the same result.
 #include "engine/interp/gp.h"
 
 #define HANDLER(name) static enum interp_result name(struct interp_vcpu *v, const struct interp_insn *i)
@@ -12,8 +15,29 @@ GP_INLINE uint8_t count_of(const struct interp_vcpu *v, const struct interp_insn
     return i->op[op].kind == OPERAND_IMM ? (uint8_t)i->imm : (uint8_t)v->s.gpr[CPU_RCX];
 }
 
-#define SHIFT(name, text, B, bits, sfx)                                                                                \
-    GP_INLINE uint32_t name##B(const struct interp_vcpu *v, uint##bits##_t *d, uint8_t n)                              \
+// Flags of an instruction that rotated by n: those by CL are f, the result is d, of which `back` makes the operand
+// again.
+#define ROTATED(name, text, back, B, bits, sfx)                                                                        \
+    GP_INLINE uint32_t name##B##_flags(const struct interp_vcpu *v, const struct interp_insn *i, uint##bits##_t d,     \
+                                       uint8_t n, uint32_t f)                                                          \
+    {                                                                                                                  \
+        if (i->op[1].kind != OPERAND_IMM || (n & (B == 8 ? 63 : 31)) < 2)                                              \
+            return f;                                                                                                  \
+        f = flags_get(v);                                                                                              \
+        asm(back sfx " $2, %0" : "+r"(d) : : "cc");                                                                    \
+        asm(FLAGS_LOAD text sfx " $2, %0" FLAGS_SAVE : "+&r"(d), "+&a"(f) : : "cc");                                   \
+        return f;                                                                                                      \
+    }
+#define SHIFTED(name, text, back, B, bits, sfx)                                                                        \
+    GP_INLINE uint32_t name##B##_flags(const struct interp_vcpu *v, const struct interp_insn *i, uint##bits##_t d,     \
+                                       uint8_t n, uint32_t f)                                                          \
+    {                                                                                                                  \
+        (void)v, (void)i, (void)d, (void)n;                                                                            \
+        return f;                                                                                                      \
+    }
+#define SHIFT(name, text, back, flags, B, bits, sfx)                                                                   \
+    flags(name, text, back, B, bits, sfx)                                                                              \
+        GP_INLINE uint32_t name##B(const struct interp_vcpu *v, uint##bits##_t *d, uint8_t n)                          \
     {                                                                                                                  \
         uint32_t f = flags_get(v);                                                                                     \
         asm(FLAGS_LOAD text sfx " %%cl, %0" FLAGS_SAVE : "+&r"(*d), "+&a"(f) : "c"(n) : "cc");                         \
@@ -22,28 +46,32 @@ GP_INLINE uint8_t count_of(const struct interp_vcpu *v, const struct interp_insn
     HANDLER(name##B##_r)                                                                                               \
     {                                                                                                                  \
         uint##bits##_t d = reg_get##B(v, &i->op[0]);                                                                   \
-        uint32_t f = name##B(v, &d, count_of(v, i, 1));                                                                \
+        uint8_t n = count_of(v, i, 1);                                                                                 \
+        uint32_t f = name##B(v, &d, n);                                                                                \
         reg_set##B(v, &i->op[0], d);                                                                                   \
-        flags_set(v, f);                                                                                               \
+        flags_set(v, name##B##_flags(v, i, d, n, f));                                                                  \
         return INTERP_NEXT;                                                                                            \
     }                                                                                                                  \
     HANDLER(name##B##_m)                                                                                               \
     {                                                                                                                  \
         GP_RMW(v, i, B, bits, {                                                                                        \
+            uint8_t n = count_of(v, i, 1);                                                                             \
             new = old;                                                                                                 \
-            f = name##B(v, &new, count_of(v, i, 1));                                                                   \
+            f = name##B(v, &new, n);                                                                                   \
+            f = name##B##_flags(v, i, new, n, f);                                                                      \
         });                                                                                                            \
     }
-#define SHIFTS(name, text)                                                                                             \
-    SHIFT(name, text, 1, 8, "b")                                                                                       \
-    SHIFT(name, text, 2, 16, "w") SHIFT(name, text, 4, 32, "l") SHIFT(name, text, 8, 64, "q")
-SHIFTS(rol, "rol")
-SHIFTS(ror, "ror")
-SHIFTS(rcl, "rcl")
-SHIFTS(rcr, "rcr")
-SHIFTS(shl, "shl")
-SHIFTS(shr, "shr")
-SHIFTS(sar, "sar")
+#define SHIFTS(name, text, back, flags)                                                                                \
+    SHIFT(name, text, back, flags, 1, 8, "b")                                                                          \
+    SHIFT(name, text, back, flags, 2, 16, "w")                                                                         \
+    SHIFT(name, text, back, flags, 4, 32, "l") SHIFT(name, text, back, flags, 8, 64, "q")
+SHIFTS(rol, "rol", "ror", ROTATED)
+SHIFTS(ror, "ror", "rol", ROTATED)
+SHIFTS(rcl, "rcl", "", SHIFTED)
+SHIFTS(rcr, "rcr", "", SHIFTED)
+SHIFTS(shl, "shl", "", SHIFTED)
+SHIFTS(shr, "shr", "", SHIFTED)
+SHIFTS(sar, "sar", "", SHIFTED)
 
 #define DOUBLE(name, text, B, bits, sfx)                                                                               \
     GP_INLINE uint32_t name##B(const struct interp_vcpu *v, uint##bits##_t *d, uint##bits##_t s, uint8_t n)            \

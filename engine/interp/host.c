@@ -174,7 +174,7 @@ static bool canonical_form(const ZydisDecodedInstruction *d, const ZydisDecodedO
 
 // --- forms
 
-static bool unaligned_allowed(ZydisMnemonic m)
+static bool unaligned_allowed(const struct interp_host *h, ZydisMnemonic m)
 {
     switch (m) {
     case ZYDIS_MNEMONIC_MOVUPS:
@@ -185,14 +185,15 @@ static bool unaligned_allowed(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_PCMPESTRM:
     case ZYDIS_MNEMONIC_PCMPISTRI:
     case ZYDIS_MNEMONIC_PCMPISTRM:
-    case ZYDIS_MNEMONIC_SHA1RNDS4: // the manuals ask for alignment here, processors don't
+        return true;
+    case ZYDIS_MNEMONIC_SHA1RNDS4: // the manuals ask for alignment here, AMD's processors don't
     case ZYDIS_MNEMONIC_SHA1NEXTE:
     case ZYDIS_MNEMONIC_SHA1MSG1:
     case ZYDIS_MNEMONIC_SHA1MSG2:
     case ZYDIS_MNEMONIC_SHA256RNDS2:
     case ZYDIS_MNEMONIC_SHA256MSG1:
     case ZYDIS_MNEMONIC_SHA256MSG2:
-        return true;
+        return !h->intel;
     default:
         return false;
     }
@@ -242,7 +243,7 @@ static bool implied_register(struct host_form *f, const ZydisDecodedOperand *o)
 }
 
 // Fills everything but `run`. False if the host may not execute this.
-static bool describe(struct host_form *f, const uint8_t *bytes, unsigned len)
+static bool describe(const struct interp_host *h, struct host_form *f, const uint8_t *bytes, unsigned len)
 {
     ZydisDecodedInstruction d;
     ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
@@ -296,7 +297,7 @@ static bool describe(struct host_form *f, const uint8_t *bytes, unsigned len)
         f->fp = false;
         f->align = f->mem_size;
         f->align_strict = true;
-    } else if (!f->vex && f->mem_size == 16 && !unaligned_allowed(d.mnemonic)) {
+    } else if (!f->vex && f->mem_size == 16 && !unaligned_allowed(h, d.mnemonic)) {
         f->align = 16;
     }
     // Conversions to a general register may have no vector register but memory.
@@ -335,7 +336,7 @@ const struct host_form *host_form_passing(struct interp_host *h, const struct in
     if (f->run && f->len == i->ops && !memcmp(f->bytes, bytes, f->len))
         return f;
     // It was described successfully when it was decoded.
-    if (!describe(f, bytes, i->ops) || !make_stub(h, f, h->code.exec))
+    if (!describe(h, f, bytes, i->ops) || !make_stub(h, f, h->code.exec))
         f->run = NULL;
     return f->run ? f : NULL;
 }
@@ -362,7 +363,7 @@ interp_fn interp_host_handler(struct interp_vcpu *v, struct interp_insn *i, cons
     const struct host_form *f = find(h, c.bytes, c.len);
     if (!f) {
         struct host_form new;
-        if (!describe(&new, c.bytes, c.len))
+        if (!describe(h, &new, c.bytes, c.len))
             return NULL;
         if (h->forms < h->limit && make_stub(h, &new, NULL)) {
             uint32_t *bucket = bucket_of(h, c.bytes, c.len);
@@ -405,9 +406,7 @@ int interp_host_create(struct interp_vcpu *v, struct error *err)
         return r;
     }
     interp_host_forget(v);
-    struct cpuid_regs vendor;
-    cpu_cpuid(v->model, &v->s, 0, 0, 0, &vendor);
-    h->pointers_always = vendor.ebx == 0x756e6547; // "Genu"
+    h->intel = v->model->vendor == CPU_VENDOR_INTEL;
     // Bit 17 (misaligned exception mask) where the model has it (AMD APM vol. 1, 4.2.2).
     h->mxcsr_mask = 0xffff | (cpu_model_has(v->model, 0x80000001, 0, 2, 7) ? MXCSR_MM : 0);
     return 0;

@@ -101,7 +101,7 @@ struct interp_host {
     uint32_t buckets;
     struct host_form passing; // when the table is full: made anew for every execution
     uint32_t mxcsr_mask;
-    bool pointers_always; // FXSAVE and XSAVE write FIP, FDP and FOP even with no exception pending
+    bool intel; // the model's vendor, where processors differ
 };
 
 enum { HOST_FORMS = 4096, HOST_STUB_MAX = 192 };
@@ -129,6 +129,9 @@ bool host_check_pending(struct interp_vcpu *v);
 // After FCW or FSW were loaded: FSW.ES and B follow from flags and masks, reserved bits of FCW are fixed.
 void host_settle_x87(struct interp_vcpu *v);
 // Linear address of the memory operand after all checks but paging.
+// Whether alignment checks (#AC) allow a vector operand at la. Intel's processors do not look at those of 16 bytes and
+// more; AMD's want 16.
+bool host_aligned(struct interp_vcpu *v, uint64_t la, unsigned size);
 bool host_address(struct interp_vcpu *v, const struct interp_insn *i, unsigned size, unsigned align, bool write,
                   uint64_t *la);
 bool host_read(struct interp_vcpu *v, uint64_t la, void *buf, unsigned size);

@@ -18,7 +18,7 @@ static enum interp_result load(struct interp_vcpu *v, const struct interp_insn *
     bool vex = i->op[2].high;
     uint64_t la;
     uint8_t buf[32];
-    if (!check(v, vex) || !host_address(v, i, size, align, false, &la) || (!align && !interp_aligned(v, la, 16)) ||
+    if (!check(v, vex) || !host_address(v, i, size, align, false, &la) || (!align && !host_aligned(v, la, size)) ||
         !host_read(v, la, buf, size))
         return INTERP_FAULT;
     host_use(v, vex ? XSTATE_SSE | XSTATE_AVX : XSTATE_SSE);
@@ -36,7 +36,7 @@ static enum interp_result save(struct interp_vcpu *v, const struct interp_insn *
     bool vex = i->op[2].high;
     uint64_t la;
     uint8_t buf[32];
-    if (!check(v, vex) || !host_address(v, i, size, align, true, &la) || (!align && !interp_aligned(v, la, 16)))
+    if (!check(v, vex) || !host_address(v, i, size, align, true, &la) || (!align && !host_aligned(v, la, size)))
         return INTERP_FAULT;
     host_use(v, vex ? XSTATE_SSE | XSTATE_AVX : XSTATE_SSE);
     memcpy(buf, host_xmm(v, from), 16);

@@ -110,6 +110,11 @@ bool host_address(struct interp_vcpu *v, const struct interp_insn *i, unsigned s
     return interp_linear(v, i->seg, offset, size, write ? CPU_WRITE : CPU_READ, la);
 }
 
+bool host_aligned(struct interp_vcpu *v, uint64_t la, unsigned size)
+{
+    return (size >= 16 && v->host->intel) || interp_aligned(v, la, size < 16 ? size : 16);
+}
+
 bool host_read(struct interp_vcpu *v, uint64_t la, void *buf, unsigned size)
 {
     const void *p = interp_host_pointer(v, la, size, CPU_READ);

@@ -155,7 +155,7 @@ static enum interp_result run(struct interp_vcpu *v, const struct interp_insn *i
             align = 0;
         if (!host_address(v, i, form->mem_size, align, form->mem_write, &la))
             return INTERP_FAULT;
-        if (!align && !interp_aligned(v, la, form->mem_size < 16 ? form->mem_size : 16))
+        if (!align && !host_aligned(v, la, form->mem_size))
             return INTERP_FAULT;
         if (form->mem_read && !host_read(v, la, f->mem, form->mem_size))
             return INTERP_FAULT;

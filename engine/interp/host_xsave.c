@@ -54,7 +54,7 @@ static void narrow_pointers(uint8_t *legacy)
 // pending (AMD APM vol. 2, 11.4.4).
 static void prepare_x87(const struct interp_vcpu *v, uint8_t *legacy, bool wide)
 {
-    if (!v->host->pointers_always && !(host_get16(legacy + AREA_FSW) & FSW_ES))
+    if (!v->host->intel && !(host_get16(legacy + AREA_FSW) & FSW_ES))
         memset(legacy + AREA_FOP, 0, AREA_MXCSR - AREA_FOP);
     if (!wide)
         narrow_pointers(legacy);

@@ -162,6 +162,8 @@ void interp_host_written(struct interp_vcpu *v, uint64_t la, unsigned size);
 // The stack, with SS and the stack's address size (interp_stack_mask). On a fault RSP is unchanged. Sizes 2, 4, 8.
 uint64_t interp_stack_mask(const struct interp_vcpu *v); // 0xffff, 0xffffffff or all ones
 bool interp_push(struct interp_vcpu *v, unsigned size, uint64_t val);
+// Moves RSP by `size`, but writes only the low `written` bytes.
+bool interp_push_part(struct interp_vcpu *v, unsigned size, unsigned written, uint64_t val);
 bool interp_pop(struct interp_vcpu *v, unsigned size, uint64_t *val);
 // Near transfer of control: checks that `target`, cut to opsize, is canonical or within CS's limit, and sets rip.
 // INTERP_JUMP, or #GP(0).

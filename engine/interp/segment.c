@@ -79,7 +79,9 @@ enum interp_result sys_mov_from_seg(struct interp_vcpu *v, const struct interp_i
 
 enum interp_result sys_push_seg(struct interp_vcpu *v, const struct interp_insn *i)
 {
-    return interp_push(v, i->opsize, v->s.seg[i->op[0].reg].selector) ? INTERP_NEXT : INTERP_FAULT;
+    // Intel's processors make room for 4 bytes and write 2 (Intel SDM vol. 2, PUSH).
+    unsigned written = i->opsize == 4 && v->model->vendor == CPU_VENDOR_INTEL ? 2 : i->opsize;
+    return interp_push_part(v, i->opsize, written, v->s.seg[i->op[0].reg].selector) ? INTERP_NEXT : INTERP_FAULT;
 }
 
 enum interp_result sys_pop_seg(struct interp_vcpu *v, const struct interp_insn *i)

@@ -16,8 +16,13 @@ static void set_rsp(struct interp_vcpu *v, uint64_t rsp, uint64_t mask)
 
 bool interp_push(struct interp_vcpu *v, unsigned size, uint64_t val)
 {
+    return interp_push_part(v, size, size, val);
+}
+
+bool interp_push_part(struct interp_vcpu *v, unsigned size, unsigned written, uint64_t val)
+{
     uint64_t mask = interp_stack_mask(v), rsp = (v->s.gpr[CPU_RSP] - size) & mask;
-    if (!interp_write(v, CPU_SS, rsp, size, val))
+    if (!interp_write(v, CPU_SS, rsp, written, val))
         return false;
     set_rsp(v, rsp, mask);
     return true;
