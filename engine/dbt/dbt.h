@@ -130,6 +130,7 @@ struct dbt_site {
 };
 
 #define DBT_NO_PAGE UINT64_MAX
+#define DBT_NOBODY UINT32_MAX
 
 struct dbt_map {
     uint32_t host; // offset of its code
@@ -178,7 +179,7 @@ struct dbt_vcpu {
     uint64_t exit_arg;     // struct dbt_exit *, struct dbt_block * or site number: see exit_why
     uint64_t exit_address; // linear address of an access, or target of an indirect jump
     uint32_t fault_done;   // instructions of the block before the one that raised a host signal
-    uint32_t exit_from;    // number of the block that made the last indirect jump (dbt_block_number)
+    uint32_t exit_from;    // number of the block whose indirect jump it was (dbt_block_number), or DBT_NOBODY
     uint32_t exit_why;
     uint32_t poll; // nonzero: leave at the next back edge
     uint32_t flag_slot;

@@ -313,7 +313,7 @@ void dbt_write_cold(struct dbt_translation *t)
             break;
         case COLD_FAR_MISS:
             e_mov_imm(&t->e, CPU_R14, t->rip);
-            e_target(&t->e, e_jmp(&t->e), dbt_runtime(t->v)->indirect_miss);
+            e_target(&t->e, e_jmp(&t->e), dbt_runtime(t->v)->far_miss);
             break;
         }
     }

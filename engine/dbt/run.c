@@ -146,7 +146,8 @@ static struct dbt_block *find(struct dbt_vcpu *v, unsigned key, bool *cold)
 
 struct arrival {            // how we came to where we are
     struct dbt_exit *link;  // to be linked to the block found, or NULL
-    struct dbt_block *from; // whose indirect jump it was, or NULL
+    bool indirect;          // by a jump that the table may serve another time
+    struct dbt_block *from; // whose it was, or NULL
     uint64_t flushes;       // of the cache, when these were noted
     unsigned key;           // bits to be added
 };
@@ -158,11 +159,10 @@ static void arrive(struct dbt_vcpu *v, const struct arrival *a, struct dbt_block
     bool kept = a->flushes == v->count.cache_flushes;
     if (a->link && kept)
         dbt_link(v, a->link, b);
-    if (a->from) {
+    if (a->indirect)
         dbt_ibl_set(v, b);
-        if (kept)
-            dbt_guess(v, a->from, b);
-    }
+    if (a->from && kept)
+        dbt_guess(v, a->from, b);
 }
 
 static void step(struct dbt_vcpu *v)
@@ -198,7 +198,6 @@ static void left(struct dbt_vcpu *v, struct arrival *a, bool counted)
     const struct dbt_exit *x = (const struct dbt_exit *)(uintptr_t)v->exit_arg;
     const struct dbt_site *site = (const struct dbt_site *)(uintptr_t)v->exit_arg;
     const struct dbt_block *b = (const struct dbt_block *)(uintptr_t)v->exit_arg;
-    struct dbt_block *from = dbt_block_numbered(v->cache, v->exit_from);
     *a = (struct arrival){.flushes = v->count.cache_flushes};
     switch (v->exit_why & ~(unsigned)DBT_WHY_SLOT) {
     case DBT_WHY_LINK:
@@ -225,15 +224,20 @@ static void left(struct dbt_vcpu *v, struct arrival *a, bool counted)
         break;
     case DBT_WHY_INDIRECT:
         take_registers(v, BETWEEN);
-        v->count.indirect_misses++;
-        if (!cpu_is_canonical(s, v->exit_address)) {
-            branch_faults(v, from);
-            done = from->insns - 1u;
+        s->rip = v->exit_address;
+        a->indirect = true;
+        if (v->exit_from == DBT_NOBODY) {
+            v->count.far_misses++;
             break;
         }
-        s->rip = v->exit_address;
-        a->from = from;
-        done = from->insns;
+        v->count.indirect_misses++;
+        a->from = dbt_block_numbered(v->cache, v->exit_from);
+        done = a->from->insns;
+        if (!cpu_is_canonical(s, v->exit_address)) {
+            branch_faults(v, a->from);
+            *a = (struct arrival){0};
+            done--;
+        }
         break;
     case DBT_WHY_SITE:
         take_registers(v, site->block->live);

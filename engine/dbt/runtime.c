@@ -205,6 +205,8 @@ int dbt_runtime_write(struct dbt_vcpu *v)
     }
     r->return_address = (uint64_t)(uintptr_t)dbt_executable(v, e.p);
     write_return(&e);
+    r->far_miss = e.p;
+    e_gs_set32(&e, FIELD(exit_from), DBT_NOBODY);
     r->indirect_miss = e.p;
     r->indirect_miss_address = (uint64_t)(uintptr_t)dbt_executable(v, e.p);
     write_indirect_miss(&e, r->leave);

@@ -24,7 +24,8 @@ struct dbt_runtime {
     const uint8_t *slow_for[CPU_GPR_COUNT]; // exit_address: address, and in this register the site (not for RSP); comes
                                             // back to the site's retry or leaves
     const uint8_t *stack_for[2][CPU_GPR_COUNT]; // likewise, for a site that wants the stack window moved; user: 1
-    const uint8_t *indirect_miss;               // r14: target; flags in flag_slot
+    const uint8_t *far_miss; // r14: own address of a block whose page is no longer mapped there; flags in flag_slot
+    const uint8_t *indirect_miss; // r14: target; flags in flag_slot
     // In the executable view.
     void (*enter)(struct dbt_vcpu *v); // to v->enter_at, with registers from s.gpr and flags from host_flags
     uint64_t indirect_miss_address;

@@ -35,6 +35,7 @@ void dbt_stats(const struct dbt_vcpu *v, engine_stat_fn emit, void *ctx)
         COUNTER(links),
         COUNTER(guesses),
         COUNTER(indirect_misses),
+        COUNTER(far_misses),
         COUNTER(polls),
         COUNTER(steps),
         COUNTER(quick),

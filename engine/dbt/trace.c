@@ -202,6 +202,8 @@ static const char *runtime_at(struct dbt_vcpu *v, uint64_t address)
                 return why == DBT_WHY_LINK   ? "dispatcher: find or translate the target, link"
                        : why == DBT_WHY_STEP ? "dispatcher: interpret one instruction"
                                              : "dispatcher: look at what is pending";
+    if ((uintptr_t)dbt_executable(v, r->far_miss) == address)
+        return "dispatcher: find the block again";
     return r->indirect_miss_address == address ? "dispatcher: find the target" : NULL;
 }
 
