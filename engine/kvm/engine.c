@@ -135,6 +135,7 @@ static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
 {
     const struct kvm_vcpu *v = KVM_VCPU(e);
     emit(ctx, "kvm_runs", v->runs);
+    emit(ctx, "kvm_finishes", v->finishes);
     emit(ctx, "kvm_injected", v->injected);
     emit(ctx, "kvm_windows", v->windows);
     emit(ctx, "nmis", v->nmis);

@@ -52,14 +52,14 @@ struct kvm_vcpu {
     uint64_t efer_hidden; // bits of the guest's EFER that the kernel does not have
     uint8_t activity;
     bool unfinished;
-    uint32_t waiting;    // bits of pending that stay set while the guest runs, for it is not open for them
     bool tpr_stale;      // the local APIC may have another task priority than run->cr8
     uint64_t cr8;        // what both have agreed on
     uint64_t tsc_offset; // what the kernel has
-    // Kicking: see kvm_kick().
+    // Kicking: see run.c.
     _Atomic bool inside;
-    int tid; // of the thread that is or was inside
-    uint64_t exits[KVM_REASONS], runs, injected, windows, nmis;
+    _Atomic uint32_t waiting; // bits of pending that stay set while the guest runs, for it is not open for them
+    int tid;                  // of the thread that is or was inside
+    uint64_t exits[KVM_REASONS], runs, finishes, injected, windows, nmis;
 };
 
 #define KVM_VM(e) ((struct kvm_vm *)(e))

@@ -6,9 +6,10 @@
 //
 // Kicking. Somebody sets a bit in `pending` and then calls kvm_kick(). The vCPU's thread sets `inside`, then looks at
 // pending, then goes in; so one of the two sees the other. A kick of a vCPU that is inside sets immediate_exit, which
-// the kernel looks at last before the guest runs, and sends a signal, which gets it out if it was running already. The
-// signal's handler does nothing; it exists because a signal without one would end the process. It is the process's by
-// nature, as the translator's is.
+// the kernel looks at last before the guest runs, and sends a signal, which gets it out if it was running already. A
+// vCPU that is inside until it is open for what is pending (`waiting`) comes out and looks by itself: it is left alone.
+// The signal's handler does nothing; it exists because a signal without one would end the process. It is the process's
+// by nature, as the translator's is.
 //
 // Order of events at an instruction boundary: Intel SDM vol. 3, table 6-2.
 // Source: api.rst [4.10] KVM_RUN, [4.16] KVM_INTERRUPT, [4.64] KVM_NMI, and section 5 on struct kvm_run.
@@ -33,18 +34,18 @@ int kvm_kick_prepare(struct error *err)
     return sigaction(KICK, &a, NULL) < 0 ? error_set(err, errno, "engine kvm: signal: %s", strerror(errno)) : 0;
 }
 
-void kvm_kick(struct engine_vcpu *e)
-{
-    struct kvm_vcpu *v = KVM_VCPU(e);
-    if (!v->inside)
-        return;
-    __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
-    syscall(SYS_tgkill, getpid(), v->tid, KICK);
-}
-
 static bool is_pending(const struct kvm_vcpu *v, uint32_t bits)
 {
     return v->base.pending & bits;
+}
+
+void kvm_kick(struct engine_vcpu *e)
+{
+    struct kvm_vcpu *v = KVM_VCPU(e);
+    if (!v->inside || !is_pending(v, ~v->waiting))
+        return;
+    __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
+    syscall(SYS_tgkill, getpid(), v->tid, KICK);
 }
 
 static bool take(struct kvm_vcpu *v, uint32_t bit)
@@ -80,7 +81,10 @@ static enum kvm_outcome enter(struct kvm_vcpu *v, bool finish, struct error *err
         return kvm_exit(v, err);
     if (e != EINTR && e != EAGAIN)
         return kvm_fail(v, err, "KVM cannot run: %s", strerror(e));
-    v->exits[KVM_EXIT_INTR]++;
+    if (finish)
+        v->finishes++;
+    else
+        v->exits[KVM_EXIT_INTR]++;
     return KVM_GO_ON;
 }
 
@@ -144,7 +148,8 @@ static enum kvm_outcome interrupts(struct kvm_vcpu *v, struct error *err)
     v->waiting = 0;
     if (!is_pending(v, ENGINE_INTR))
         return KVM_GO_ON;
-    enum kvm_outcome o = kvm_settle(v, err);
+    // What is said to be closed, though it may be open once the access is finished, opens a window: no need to look.
+    enum kvm_outcome o = interrupts_open(v) ? kvm_settle(v, err) : KVM_GO_ON;
     if (o != KVM_GO_ON)
         return o;
     if (interrupts_open(v) && take(v, ENGINE_INTR)) {
