@@ -59,7 +59,7 @@ const struct cpu_feature cpu_features[] = {
     FEATURE("x2apic",     1, 0, ECX, 21, ENGINE, IN_ALL, NULL),
     FEATURE("movbe",      1, 0, ECX, 22, NATIVE, IN_V3_UP, NULL),
     FEATURE("popcnt",     1, 0, ECX, 23, NATIVE, IN_ALL, NULL),
-    FEATURE("tsc-deadline", 1, 0, ECX, 24, ENGINE, IN_ALL, NULL),
+    FEATURE("tsc-deadline", 1, 0, ECX, 24, SYSTEM, IN_ALL, NULL),
     FEATURE("aes",        1, 0, ECX, 25, NATIVE, IN_V3_UP, "sse2"),
     FEATURE("xsave",      1, 0, ECX, 26, NATIVE, IN_V3_UP, "sse2"),
     FEATURE("avx",        1, 0, ECX, 28, NATIVE, IN_V3_UP, "xsave"),

@@ -57,13 +57,18 @@ static int probe(struct error *err)
     return 0;
 }
 
+bool kvm_on_vmx(void)
+{
+    uint32_t a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & 1u << 5;
+}
+
 // A KVM device without VMX or SVM behind it emulates the guest's kernel instruction by instruction.
 static int recommend(struct error *err)
 {
     uint32_t a, b, c, d;
-    bool vmx = __get_cpuid(1, &a, &b, &c, &d) && c & 1u << 5;
     bool svm = __get_cpuid(0x80000001, &a, &b, &c, &d) && c & 1u << 2;
-    return vmx || svm ? 0 : error_set(err, ENOTSUP, "the CPU has neither VMX nor SVM, so KVM only emulates");
+    return kvm_on_vmx() || svm ? 0 : error_set(err, ENOTSUP, "the CPU has neither VMX nor SVM, so KVM only emulates");
 }
 
 // Where old habits of KVM depart from the manuals. The kernel may not have all of these switches [7.28].
@@ -75,6 +80,14 @@ static void drop_quirks(struct kvm_vm *vm)
     struct kvm_enable_cap drop = {.cap = KVM_CAP_DISABLE_QUIRKS2, .args = {known > 0 ? (unsigned)known & unwanted : 0}};
     if (drop.args[0])
         ioctl(vm->fd, KVM_ENABLE_CAP, &drop);
+}
+
+// See kvm_cpuid_supported(): the TSC deadline.
+static void keep_mwait(struct kvm_vm *vm)
+{
+    struct kvm_enable_cap keep = {.cap = KVM_CAP_X86_DISABLE_EXITS, .args = {KVM_X86_DISABLE_EXITS_MWAIT}};
+    if (kvm_on_vmx())
+        ioctl(vm->fd, KVM_ENABLE_CAP, &keep);
 }
 
 static void vm_destroy(struct engine_vm *e)
@@ -107,6 +120,7 @@ static int create(struct kvm_vm *vm, struct error *err)
     ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
     ioctl(vm->fd, KVM_SET_TSS_ADDR, identity + KVM_PAGE);
     drop_quirks(vm);
+    keep_mwait(vm);
     return kvm_msr_prepare(vm, err);
 }
 

@@ -14,6 +14,9 @@
 // run.c the loop and what happens between instructions, exit.c the reasons for which KVM_RUN returns, msr.c, state.c,
 // clock.c the time stamp counter, tell.c errors and the trace.
 //
+// Two things a guest can see of the vendor beneath: SYSCALL, SYSRET, SYSENTER and SYSEXIT do outside of what both
+// vendors share as the host's CPU does; and on VMX, MWAIT does not raise #UD (cpuid.c says why).
+//
 // Source: Linux, Documentation/virt/kvm/api.rst; the number in brackets beside a function is the section there.
 #pragma once
 #include "cpu/msr.h"
@@ -68,6 +71,9 @@ struct kvm_vcpu {
 
 // What became of an exit.
 enum kvm_outcome { KVM_GO_ON, KVM_FAILED, KVM_SHUT_DOWN };
+
+// engine.c
+bool kvm_on_vmx(void);
 
 // vcpu.c
 int kvm_vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct engine_vcpu **out, struct error *err);

@@ -354,9 +354,9 @@ static void intel_host(void **state)
 static void hardware(void **state)
 {
     (void)state;
-    enum { PCID = 1u << 17, RDPID = 1u << 22, TSC_DEADLINE = 1u << 24, SSE41 = 1u << 19 };
+    enum { PCID = 1u << 17, RDPID = 1u << 22, X2APIC = 1u << 21, SSE41 = 1u << 19 };
     struct cpuid_leaf leaves[] = {
-        {1, CPUID_ANY, {~0u, ~0u, ~0u & ~(PCID | TSC_DEADLINE), ~0u}},
+        {1, CPUID_ANY, {~0u, ~0u, ~0u & ~(PCID | X2APIC), ~0u}},
         {7, 0, {1, ~0u, ~0u & ~RDPID, ~0u}},
         {7, 1, {~0u, ~0u, ~0u, ~0u}},
         {0xd, 1, {~0u, ~0u, ~0u, ~0u}},
@@ -366,10 +366,10 @@ static void hardware(void **state)
     struct error e;
     struct cpu_model m;
     assert_int_equal(cpu_model_make(&m, "x86-64-v2", fake_cpuid, &config, &e), -ENOTSUP);
-    assert_non_null(strstr(e.text, "lacks pcid, rdpid")); // the TSC deadline is our own local APIC's
+    assert_non_null(strstr(e.text, "lacks pcid, rdpid")); // the local APIC is our own
     m = made("x86-64-v2,-pcid,-rdpid", config);
     assert_null(m.config.hardware); // which is the caller's
-    assert_true(cpu_model_has(&m, 1, 0, ECX, 24));
+    assert_true(cpu_model_has(&m, 1, 0, ECX, 21));
     m = made(NULL, config);
     assert_string_equal(m.name, "x86-64-v3,-pcid,-rdpid");
     assert_false(cpu_model_has(&m, 7, 0, EBX, 10)); // INVPCID goes with PCID
