@@ -82,7 +82,8 @@ static bool pic_waits(const struct lapic *a)
 void lapic_update(struct lapic *a)
 {
     atomic_store_explicit(&a->priority, lapic_ppr(a), memory_order_relaxed);
-    if (deliverable(a) >= 0 || pic_waits(a))
+    // With an EOI offered, ISR may be stale: the CPU itself has to look.
+    if (deliverable(a) >= 0 || pic_waits(a) || (a->eoi_offered && lapic_top(a->irr) >= 0))
         vcpu_signal(a->dev.vm, a->cpu, VCPU_INTR);
 }
 
@@ -195,6 +196,8 @@ void lapic_state_reset(struct lapic *a, bool init)
     memset(a->isr, 0, sizeof a->isr);
     memset(a->tmr, 0, sizeof a->tmr);
     a->isr_top = -1;
+    a->eoi_msr = 0;
+    a->eoi_offered = false;
     a->timer_initial = a->timer_divide = 0;
     a->timer_start = 0;
     a->tsc_deadline = 0;
@@ -203,16 +206,22 @@ void lapic_state_reset(struct lapic *a, bool init)
     atomic_store_explicit(&a->priority, 0, memory_order_relaxed);
 }
 
+void lapic_retire(struct lapic *a)
+{
+    drop(a->isr, a->isr_top);
+    a->isr_top = lapic_top(a->isr);
+}
+
 void lapic_eoi(struct lapic *a)
 {
     vm_lock(&a->dev.lock);
+    lapic_eoi_settle(a);
     int v = a->isr_top;
     if (v < 0) {
         vm_unlock(&a->dev.lock);
         return;
     }
-    drop(a->isr, v);
-    a->isr_top = lapic_top(a->isr);
+    lapic_retire(a);
     bool tell = has(a->tmr, v) && !(a->svr & SVR_NO_EOI_BROADCAST);
     uint32_t *lint = &a->lvt[LVT_LINT0];
     if ((*lint & LVT_REMOTE_IRR) && (*lint & 0xff) == (uint32_t)v) {
@@ -391,6 +400,7 @@ static int ack(void *ctx, unsigned cpu)
     struct lapic *a = s->apic[cpu];
     int v = -1;
     vm_lock(&a->dev.lock);
+    lapic_eoi_settle(a);
     bool ask_pic = pic_waits(a);
     a->extint = 0; // it is answered now, or the PIC has withdrawn what it was about
     if (ask_pic) {
@@ -404,11 +414,28 @@ static int ack(void *ctx, unsigned cpu)
             drop(a->irr, v);
             add(a->isr, v);
             a->isr_top = v;
+            lapic_eoi_offer(a);
         }
     }
     lapic_update(a); // the other of the two may be waiting still
     vm_unlock(&a->dev.lock);
     return v;
+}
+
+static unsigned multicast(void *ctx, uint64_t cpus, uint8_t mode, uint8_t vector)
+{
+    struct lapics *s = ctx;
+    const struct apic_message m = {.vector = vector, .mode = mode};
+    unsigned taken = 0;
+    if (mode == APIC_EXTINT || mode == 3)
+        return 0; // as in ICR
+    for (unsigned i = 0; i < s->count; i++) {
+        if (!(cpus >> i & 1) || !(atomic_load(&s->apic[i]->route) & ROUTE_ENABLED))
+            continue;
+        deliver(s->apic[i], &m);
+        taken++;
+    }
+    return taken;
 }
 
 static uint64_t tpr_read(void *ctx, unsigned cpu)
@@ -424,6 +451,7 @@ static void tpr_write(void *ctx, unsigned cpu, uint64_t tpr)
 {
     struct lapic *a = ((struct lapics *)ctx)->apic[cpu];
     vm_lock(&a->dev.lock);
+    lapic_eoi_settle(a);
     a->tpr = (tpr & 0xf) << 4;
     lapic_update(a);
     vm_unlock(&a->dev.lock);
@@ -459,6 +487,8 @@ static int lapic_loaded(struct device *d)
     a->isr[0] &= ~0xffffull;
     a->isr_top = lapic_top(a->isr);
     a->tpr &= 0xff;
+    a->eoi_msr &= ~2ull;
+    a->eoi_offered &= a->isr_top >= 0;
     a->timer_divide &= 0xb;
     lapic_timer_arm(a, vm_clock_ns(&a->dev.vm->clock));
     lapic_publish(a);
@@ -481,10 +511,11 @@ static const struct state_field lapic_fields[] = {
     STATE_U64(struct lapic, irr, 1),          STATE_U64(struct lapic, isr, 1),
     STATE_U64(struct lapic, tmr, 1),          STATE_U32(struct lapic, timer_initial, 1),
     STATE_U32(struct lapic, timer_divide, 1), STATE_U64(struct lapic, timer_start, 1),
-    STATE_U64(struct lapic, tsc_deadline, 1), STATE_END,
+    STATE_U64(struct lapic, tsc_deadline, 1), STATE_U64(struct lapic, eoi_msr, 2),
+    STATE_U8(struct lapic, eoi_offered, 2),   STATE_END,
 };
 
-static const struct state_table lapic_state = {"lapic", 1, lapic_fields};
+static const struct state_table lapic_state = {"lapic", 2, lapic_fields};
 
 static const struct device_ops lapic_ops = {
     .name = "lapic",
@@ -532,11 +563,13 @@ int lapics_create(struct vm *vm, unsigned cpus, struct lapics **out, struct erro
                     err);
     if (r)
         return r;
+    if (cpu_model_has_paravirt(vm->model, CPU_PV_EOI) && vm_msr_add(vm, MSR_KVM_EOI, MSR_KVM_EOI, &s->dev))
+        return error_set(err, ENOSPC, "local APICs: no room for another MSR range");
     if (vm_msr_add(vm, MSR_APIC_BASE, MSR_APIC_BASE, &s->dev) ||
         vm_msr_add(vm, MSR_TSC_DEADLINE, MSR_TSC_DEADLINE, &s->dev) ||
         vm_msr_add(vm, MSR_X2APIC_FIRST, MSR_X2APIC_LAST, &s->dev))
         return error_set(err, ENOSPC, "local APICs: no room for another MSR range");
-    vm->local_apic = (struct local_apic_ops){ack, tpr_read, tpr_write, init};
+    vm->local_apic = (struct local_apic_ops){ack, tpr_read, tpr_write, init, multicast};
     vm->local_apic_ctx = s;
     *out = s;
     return 0;

@@ -17,6 +17,7 @@
 #include "vm/vm.h"
 #include <stdatomic.h>
 
+enum { MSR_KVM_EOI = 0x4b564d04 };
 enum { LAPIC_MMIO_BASE = 0xfee00000, LAPIC_MMIO_SIZE = 0x1000 };
 
 enum lapic_lvt { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
@@ -52,7 +53,9 @@ struct lapic {
     uint32_t lvt[LVT_COUNT];
     uint8_t extint; // an ExtINT message came (from the IOAPIC) and the PIC was not asked yet
     uint64_t irr[4], isr[4], tmr[4];
-    int isr_top; // highest vector in service, -1 if none; follows from isr
+    int isr_top;      // highest vector in service, -1 if none; follows from isr
+    uint64_t eoi_msr; // where the guest may note an EOI in memory (lapic_paravirt.c)
+    bool eoi_offered; // it may for what is in service now, and perhaps has
 
     struct vm_timer timer;
     uint32_t timer_initial, timer_divide; // registers
@@ -93,7 +96,12 @@ void lapic_set_lvt(struct lapic *a, enum lapic_lvt l, uint32_t val);
 int lapic_top(const uint64_t set[4]);
 uint32_t lapic_ppr(const struct lapic *a);
 void lapic_state_reset(struct lapic *a, bool init); // power-on reset; or INIT, which keeps APIC_BASE
+void lapic_retire(struct lapic *a); // the highest vector in service is finished, and nobody else waits for that
+// lapic_paravirt.c; with the lock held and on the CPU's own thread:
+void lapic_eoi_offer(struct lapic *a);  // the EOI of what is in service may be noted in memory, if that is possible
+void lapic_eoi_settle(struct lapic *a); // ISR as the guest sees it; before anything that depends on it
 // Without the lock:
+int lapic_eoi_set_msr(struct lapic *a, uint64_t val); // 0, or -1 for #GP
 void lapic_eoi(struct lapic *a);
 void lapic_send_ipi(struct lapic *a, uint64_t icr, bool wide);
 

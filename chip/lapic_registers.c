@@ -74,6 +74,7 @@ static uint64_t writable(unsigned reg)
 static bool read_register(struct lapic *a, unsigned reg, bool x2, uint64_t *val)
 {
     vm_lock(&a->dev.lock);
+    lapic_eoi_settle(a);
     bool ok = true;
     uint64_t v = 0;
     switch (reg) {
@@ -167,6 +168,8 @@ static bool write_register(struct lapic *a, unsigned reg, bool x2, uint64_t val)
 
     bool ok = true;
     vm_lock(&a->dev.lock);
+    if (reg == REG_TPR || reg == REG_SVR)
+        lapic_eoi_settle(a);
     switch (reg) {
     case REG_ID: // read-only here, see lapic.h
     case REG_RRD:
@@ -299,6 +302,10 @@ int lapics_msr_read(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val)
         *val = a->base;
         return 0;
     }
+    if (msr == MSR_KVM_EOI) {
+        *val = a->eoi_msr;
+        return 0;
+    }
     if (msr == MSR_TSC_DEADLINE) {
         vm_lock(&a->dev.lock);
         *val = lapic_timer_deadline(a);
@@ -318,6 +325,8 @@ int lapics_msr_write(struct device *d, unsigned cpu, uint32_t msr, uint64_t val)
     struct lapic *a = s->apic[cpu];
     if (msr == MSR_APIC_BASE)
         return write_base(a, val);
+    if (msr == MSR_KVM_EOI)
+        return lapic_eoi_set_msr(a, val);
     if (msr == MSR_TSC_DEADLINE) {
         vm_lock(&a->dev.lock);
         lapic_timer_set_deadline(a, val);

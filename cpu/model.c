@@ -63,6 +63,11 @@ bool cpu_model_has(const struct cpu_model *m, uint32_t leaf, uint32_t subleaf, u
     return *cpuid_reg(&r, reg) >> bit & 1;
 }
 
+bool cpu_model_has_paravirt(const struct cpu_model *m, unsigned feature)
+{
+    return cpu_model_has(m, CPU_LEAF_PARAVIRT, CPUID_ANY, REG_EAX, feature);
+}
+
 uint32_t cpu_model_signature(const struct cpu_model *m)
 {
     const struct cpuid_leaf *l = find(m, 1, 0);
@@ -135,8 +140,8 @@ static bool can_give(const struct cpu_feature *f, cpu_host_cpuid host, const str
     if (f->kind == ENGINE)
         return true;
     if (config->hardware)
-        return hardware_has(config, f);
-    return f->kind == SYSTEM || host_has(host, f);
+        return f->kind != SOFTWARE && hardware_has(config, f);
+    return f->kind != NATIVE || host_has(host, f);
 }
 
 // Switches off what needs something that is off.
@@ -271,7 +276,7 @@ static int make(struct cpu_model *m, const char *base, unsigned index, const cha
         return e;
     for (unsigned i = 0; i < cpu_feature_count; i++) {
         const struct cpu_feature *f = &cpu_features[i];
-        if (c.on[i])
+        if (c.on[i] && (f->leaf != CPU_LEAF_PARAVIRT || config->paravirt))
             *cpuid_reg(cpu_model_leaf(m, f->leaf, f->subleaf), f->reg) |= 1u << f->bit;
     }
     if (!cpu_model_has(m, 1, 0, REG_EDX, 24) || !cpu_model_has(m, 0x80000001, 0, REG_EDX, 29))

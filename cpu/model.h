@@ -37,6 +37,21 @@ struct cpu_config {
 
 enum { CPU_MAX = 64 };
 
+// KVM's paravirtual features: bits of EAX of this leaf (Linux, Documentation/virt/kvm/x86/cpuid.rst).
+enum { CPU_LEAF_PARAVIRT = 0x40000001 };
+enum {
+    CPU_PV_CLOCK = 0,
+    CPU_PV_NO_IO_DELAY = 1,
+    CPU_PV_CLOCK2 = 3,
+    CPU_PV_STEAL_TIME = 5,
+    CPU_PV_EOI = 6,
+    CPU_PV_UNHALT = 7,
+    CPU_PV_TLB_FLUSH = 9,
+    CPU_PV_SEND_IPI = 11,
+    CPU_PV_SCHED_YIELD = 13,
+    CPU_PV_CLOCK_STABLE = 24,
+};
+
 // The core crystal clock (leaf 0x15 ECX, in Hz there), which also drives the local APIC's timer (leaf 0x40000010 EBX).
 enum { CPU_CRYSTAL_KHZ = 1000000 };
 
@@ -67,6 +82,9 @@ extern const char *const cpu_model_names[]; // NULL-terminated
 // as the vendor's do: zeros on AMD, the highest basic leaf's data on Intel (Intel SDM vol. 2, CPUID).
 void cpu_cpuid(const struct cpu_model *m, const struct cpu_state *s, unsigned apic_id, uint32_t leaf, uint32_t subleaf,
                struct cpuid_regs *r);
+
+// True if the guest was offered this paravirtual feature (CPU_PV_*).
+bool cpu_model_has_paravirt(const struct cpu_model *m, unsigned feature);
 
 // What RDX holds after RESET and INIT: family, model, stepping.
 uint32_t cpu_model_signature(const struct cpu_model *m);

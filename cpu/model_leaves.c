@@ -195,17 +195,16 @@ void cpu_model_add_clock(struct cpu_model *m)
     set(m, 0x16, CPUID_ANY, (uint32_t)(khz / 1000), (uint32_t)(khz / 1000), 100, 0);
 }
 
-// What kernels know from KVM: a paravirtual clock that is stable over all CPUs, both generations of its MSRs, and no
-// need to wait after port I/O.
-enum { KVM_CLOCKSOURCE = 1 << 0, KVM_NOP_IO_DELAY = 1 << 1, KVM_CLOCKSOURCE2 = 1 << 3, KVM_STABLE = 1 << 24 };
-
+// What kernels know from KVM, beside the features that have names (model_features.c): a paravirtual clock that is
+// stable over all CPUs, both generations of its MSRs, and no need to wait after port I/O.
 void cpu_model_add_paravirt(struct cpu_model *m)
 {
     if (!m->config.paravirt)
         return;
     static const char who[12] = "KVMKVMKVM";
     set(m, 0x40000000, CPUID_ANY, m->config.tsc_khz ? 0x40000010 : 0x40000001, four(who), four(who + 4), four(who + 8));
-    set(m, 0x40000001, CPUID_ANY, KVM_CLOCKSOURCE | KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 | KVM_STABLE, 0, 0, 0);
+    set(m, CPU_LEAF_PARAVIRT, CPUID_ANY,
+        1u << CPU_PV_CLOCK | 1u << CPU_PV_NO_IO_DELAY | 1u << CPU_PV_CLOCK2 | 1u << CPU_PV_CLOCK_STABLE, 0, 0, 0);
     if (m->config.tsc_khz) // TSC and local APIC timer in kHz
         set(m, 0x40000010, CPUID_ANY, m->config.tsc_khz, CPU_CRYSTAL_KHZ, 0, 0);
 }

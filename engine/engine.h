@@ -13,6 +13,9 @@
 //           the bit just stays.
 //     NMI, INIT, SIPI  as the architecture says (the SIPI vector lies in sipi_vector).
 //     EXIT  run() returns ENGINE_EXIT_REQUESTED.
+//     UNHALT  a CPU in HLT goes on with the next instruction, interrupts or not; one that is not in HLT takes no
+//     notice. TLB_FLUSH  all translations are forgotten before the next instruction or event. By the vCPU's own thread
+//     only.
 // A bit that is set while the vCPU sits in the halt upcall ends it. Example: a timer fires on the event loop thread,
 // the LAPIC model latches vector 0xec and calls engine_notify(vcpu, ENGINE_INTR); the guest, in HLT, leaves halt(), the
 // engine asks interrupt_ack() and delivers 0xec.
@@ -26,7 +29,15 @@
 #include "report/log.h"
 #include <stdatomic.h>
 
-enum { ENGINE_INTR = 1 << 0, ENGINE_NMI = 1 << 1, ENGINE_INIT = 1 << 2, ENGINE_SIPI = 1 << 3, ENGINE_EXIT = 1 << 4 };
+enum {
+    ENGINE_INTR = 1 << 0,
+    ENGINE_NMI = 1 << 1,
+    ENGINE_INIT = 1 << 2,
+    ENGINE_SIPI = 1 << 3,
+    ENGINE_EXIT = 1 << 4,
+    ENGINE_UNHALT = 1 << 5,
+    ENGINE_TLB_FLUSH = 1 << 6,
+};
 
 enum engine_exit {
     ENGINE_EXIT_REQUESTED, // somebody set ENGINE_EXIT (the bit is cleared), or step()'s count is used up
@@ -50,8 +61,11 @@ struct engine_upcalls {
     int (*interrupt_ack)(void *owner); // see above
     // The CPU took an INIT (ENGINE_INIT, in whatever activity it was): its local APIC does so too. May be NULL.
     void (*init)(void *owner);
-    // VMCALL and VMMCALL: the number in RAX and arguments in RBX, RCX, RDX, RSI; returns RAX.
-    uint64_t (*hypercall)(void *owner, uint64_t nr, const uint64_t arg[4]);
+    // VMCALL and VMMCALL at CPL 0: the number in RAX and arguments in RBX, RCX, RDX, RSI; returns RAX. `wide`: in
+    // 64-bit mode; else all of them are cut to 32 bits.
+    // Software engines only: hardware virtualization may answer by itself. What is made of this (SOFTWARE in
+    // cpu/model_table.h; UNHALT and TLB_FLUSH, too) is not offered under it.
+    uint64_t (*hypercall)(void *owner, uint64_t nr, const uint64_t arg[4], bool wide);
     // Blocks until a bit of `mask` is set in pending. (HLT, wait for SIPI.)
     void (*halt)(void *owner, unsigned mask);
     // The guest's time stamp counter now, before TSC_ADJUST; monotonic over all vCPUs of a VM. Guests ask often: it

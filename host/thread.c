@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,6 +55,18 @@ int thread_create(struct thread **out, const char *name, void (*fn)(void *ctx), 
     }
     *out = t;
     return 0;
+}
+
+uint64_t thread_cpu_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+void thread_yield(void)
+{
+    sched_yield();
 }
 
 void thread_join(struct thread *t)

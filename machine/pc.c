@@ -18,6 +18,7 @@
 #include "chip/pit.h"
 #include "chip/pvclock.h"
 #include "chip/rtc.h"
+#include "chip/steal_time.h"
 #include "chip/uart.h"
 #include "machine/acpi.h"
 #include "pci/bus.h"
@@ -194,6 +195,7 @@ static int add_chips(struct pc *pc, struct error *err)
     struct rtc *rtc;
     struct i8042 *i8042;
     struct pvclock *pvclock;
+    struct steal_time *steal_time;
     int r = pit_create(vm, GSI_PIT, &pit, err);
     if (!r)
         r = rtc_create(vm, GSI_RTC, &rtc, err);
@@ -203,6 +205,8 @@ static int add_chips(struct pc *pc, struct error *err)
         r = acpi_pm_create(vm, GSI_SCI, &pc->acpi_pm, err);
     if (!r && vm->model->config.paravirt)
         r = pvclock_create(vm, &pvclock, err);
+    if (!r && cpu_model_has_paravirt(vm->model, CPU_PV_STEAL_TIME))
+        r = steal_time_create(vm, &steal_time, err);
     if (r)
         return r;
     vm->power_button = power_button;

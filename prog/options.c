@@ -239,6 +239,12 @@ static int take_cells(struct run_options *o, char *v, struct error *err)
     return wrong(err, "--cells %.40s: auto, off or always", v);
 }
 
+static int take_paravirt(struct run_options *o, char *v, struct error *err)
+{
+    o->no_paravirt = !strcmp(v, "off");
+    return o->no_paravirt || !strcmp(v, "on") ? 0 : wrong(err, "--paravirt %.40s: on or off", v);
+}
+
 static int take_code_cache(struct run_options *o, char *v, struct error *err)
 {
     if (!size_of(v, &o->code_cache) || !o->code_cache || o->code_cache > 1ull << 40)
@@ -282,6 +288,7 @@ static const struct option options[] = {
     {"memory", "SIZE", "such as 512M or 2G (default 1G; a bare number is MiB)", take_memory},
     {"cpu", "MODEL",
      "x86-64-v2, x86-64-v3 or host, and changes such as ,+la57,-avx2 (default: v3 if possible, else v2)", take_cpu},
+    {"paravirt", "on|off", "whether the guest is offered KVM's paravirtual interface (default on)", take_paravirt},
     {"engine", "NAME", "what executes the CPUs: kvm, dbt, interp, or auto (the default): the first that fits this host",
      take_engine},
     {"cells", "auto|off|always",

@@ -193,7 +193,7 @@ static int build(struct run *r, struct error *err)
 {
     const struct engine_ops *engine;
     struct error why;
-    struct cpu_config cpu = {.cpus = r->o.cpus, .paravirt = true};
+    struct cpu_config cpu = {.cpus = r->o.cpus, .paravirt = !r->o.no_paravirt};
     struct cpuid_leaf hardware[HARDWARE_LEAVES];
     int e = engine_choose(r->o.engine, &engine, &why, err);
     if (!e && engine->tsc_khz)

@@ -219,7 +219,9 @@ void vcpu_main(void *vcpu)
     struct vm_life *life = v->vm->life;
     for (;;) {
         life->running++;
+        vcpu_run_begin(v);
         run_engine(v);
+        vcpu_run_end(v);
         if (!--life->running)
             futex_wake(&life->running, INT_MAX);
         uint32_t c = life->command;

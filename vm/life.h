@@ -30,6 +30,10 @@ struct vcpu {
     unsigned id;
     struct engine_vcpu *engine;
     _Atomic bool asleep; // in halt; whoever sets a bit in pending must wake it
+    _Atomic bool unhalt; // the next HLT ends at once
+    // Of the host's time, on the vCPU's thread: since when and with how much processor time it has been running guests,
+    // and how much of that it slept because it wanted to; what was stolen before.
+    uint64_t run_since, run_cpu, slept, stolen;
     struct thread *thread;
     struct vcpu_counters count;
 };
@@ -38,5 +42,7 @@ extern const struct engine_upcalls vcpu_upcalls;
 
 int vcpu_create(struct vm *vm, unsigned id, struct error *err);
 void vcpu_destroy(struct vcpu *v);
-void vcpu_main(void *vcpu); // the thread
+void vcpu_main(void *vcpu);          // the thread
+void vcpu_run_begin(struct vcpu *v); // the vCPU's thread is about to run guests, and does so no longer
+void vcpu_run_end(struct vcpu *v);
 void vcpu_stats(struct vcpu *v, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx);

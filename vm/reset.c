@@ -19,7 +19,9 @@ static int reset_cpu(struct vm *vm, unsigned id, struct error *err)
     }
     // What was signalled before the reset is gone with it. An order to stop is not: its sender has set `command` too.
     // Other bits are the engine's own.
-    engine->pending &= ~(uint32_t)(ENGINE_INTR | ENGINE_NMI | ENGINE_INIT | ENGINE_SIPI | ENGINE_EXIT);
+    engine->pending &= ~(uint32_t)(ENGINE_INTR | ENGINE_NMI | ENGINE_INIT | ENGINE_SIPI | ENGINE_EXIT | ENGINE_UNHALT |
+                                   ENGINE_TLB_FLUSH);
+    vm->vcpu[id]->unhalt = false;
     return vm->engine_ops->set_state(engine, &s, CPU_GROUP_ALL, err);
 }
 

@@ -14,6 +14,7 @@
 #include "host/clock.h"
 #include "host/thread.h"
 #include "vm/alloc.h"
+#include "vm/hypercall.h"
 #include "vm/life.h"
 #include "vm/timers.h"
 #include <errno.h>
@@ -22,7 +23,8 @@
 
 _Static_assert((int)VCPU_INTR == (int)ENGINE_INTR && (int)VCPU_NMI == (int)ENGINE_NMI &&
                    (int)VCPU_INIT == (int)ENGINE_INIT && (int)VCPU_SIPI == (int)ENGINE_SIPI &&
-                   (int)VCPU_EXIT == (int)ENGINE_EXIT,
+                   (int)VCPU_EXIT == (int)ENGINE_EXIT && (int)VCPU_UNHALT == (int)ENGINE_UNHALT &&
+                   (int)VCPU_TLB_FLUSH == (int)ENGINE_TLB_FLUSH,
                "bits of vcpu.h and engine.h");
 
 // Only the vCPU's own thread counts, so this needs no locked instruction.
@@ -49,6 +51,47 @@ void vcpu_startup(struct vm *vm, unsigned cpu, uint8_t vector)
         return;
     vm->vcpu[cpu]->engine->sipi_vector = vector;
     vcpu_signal(vm, cpu, VCPU_SIPI);
+}
+
+// The flag stays until an HLT takes it, so that a kick is not lost which comes between the waiter's last look and its
+// HLT. The bit is for one that is in HLT already.
+void vcpu_unhalt(struct vm *vm, unsigned cpu)
+{
+    if (cpu >= vm->cpus)
+        return;
+    struct vcpu *v = vm->vcpu[cpu];
+    atomic_store_explicit(&v->unhalt, true, memory_order_seq_cst);
+    if (atomic_load_explicit(&v->asleep, memory_order_seq_cst) && atomic_exchange(&v->unhalt, false))
+        vcpu_signal(vm, cpu, VCPU_UNHALT);
+}
+
+// --- time
+
+// What the thread neither ran nor slept: it was waiting for a CPU of the host.
+static uint64_t stolen_now(const struct vcpu *v)
+{
+    if (!v->run_since) // it is no thread of ours that runs it, and time may be virtual
+        return v->stolen;
+    int64_t ns = (int64_t)(host_monotonic_ns() - v->run_since - v->slept - (thread_cpu_ns() - v->run_cpu));
+    return v->stolen + (ns > 0 ? (uint64_t)ns : 0);
+}
+
+uint64_t vcpu_stolen(struct vm *vm, unsigned cpu)
+{
+    return stolen_now(vm->vcpu[cpu]);
+}
+
+void vcpu_run_begin(struct vcpu *v)
+{
+    v->run_since = host_monotonic_ns();
+    v->run_cpu = thread_cpu_ns();
+    v->slept = 0;
+}
+
+void vcpu_run_end(struct vcpu *v)
+{
+    v->stolen = stolen_now(v);
+    v->run_since = 0;
 }
 
 // --- upcalls; owner is the struct vcpu
@@ -128,6 +171,8 @@ static int interrupt_ack(void *owner)
 {
     struct vcpu *v = owner;
     const struct local_apic_ops *apic = &v->vm->local_apic;
+    if (v->vm->watch.runs)
+        v->vm->watch.runs(v->vm->watch.ctx, v->id);
     int vector = apic->ack ? apic->ack(v->vm->local_apic_ctx, v->id) : -1;
     if (vector >= 0) {
         count(&v->count.interrupts);
@@ -145,29 +190,25 @@ static void init(void *owner)
         apic->init(v->vm->local_apic_ctx, v->id);
 }
 
-// No hypercalls are offered; KVM answers an unknown number with -ENOSYS in the guest's RAX, and so do we.
-static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4])
+static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4], bool wide)
 {
     struct vcpu *v = owner;
-    (void)arg;
     count(&v->count.hypercalls);
+    uint64_t rax = vm_hypercall(v->vm, v->id, nr, arg, wide);
     if (tracing(v))
-        log_trace(v->vm->log, TRACE_EXITS, "cpu%u hypercall %" PRIu64, v->id, nr);
-    log_guest(v->vm->log, "hypercall %" PRIu64 ": unknown", nr);
-    return (uint64_t)-ENOSYS;
+        log_trace(v->vm->log, TRACE_EXITS, "cpu%u hypercall %" PRIu64 " = %" PRId64, v->id, nr, (int64_t)rax);
+    return rax;
 }
 
-static void halt(void *owner, unsigned mask)
+// Sleeps until a bit of `mask` is set in pending.
+static void sleep_for(struct vcpu *v, unsigned mask)
 {
-    struct vcpu *v = owner;
     _Atomic uint32_t *pending = &v->engine->pending;
-    mask |= ENGINE_EXIT;
-    count(&v->count.halts);
-    if (tracing(v))
-        log_trace(v->vm->log, TRACE_EXITS, "cpu%u halts", v->id);
-    if (atomic_load(pending) & mask)
-        return;
+    const struct vcpu_watch *watch = &v->vm->watch;
+    bool told = false;
     atomic_store_explicit(&v->asleep, true, memory_order_seq_cst);
+    if (atomic_exchange(&v->unhalt, false))
+        atomic_fetch_or(pending, ENGINE_UNHALT);
     for (;;) {
         uint64_t until = vm_timers_sleep_begin(v->vm->timers, v->id);
         uint32_t now = atomic_load_explicit(pending, memory_order_seq_cst);
@@ -176,10 +217,28 @@ static void halt(void *owner, unsigned mask)
         if (!until)
             continue; // timers ran: maybe one more is due by now
         count(&v->count.sleeps);
+        if (!told && watch->sleeps)
+            watch->sleeps(watch->ctx, v->id);
+        told = true;
+        uint64_t begin = host_monotonic_ns();
         futex_wait(pending, now, until);
+        v->slept += host_monotonic_ns() - begin;
     }
     atomic_store_explicit(&v->asleep, false, memory_order_relaxed);
     vm_timers_sleep_end(v->vm->timers, v->id);
+    if (told && watch->wakes && watch->wakes(watch->ctx, v->id))
+        atomic_fetch_or(pending, ENGINE_TLB_FLUSH);
+}
+
+static void halt(void *owner, unsigned mask)
+{
+    struct vcpu *v = owner;
+    mask |= ENGINE_EXIT;
+    count(&v->count.halts);
+    if (tracing(v))
+        log_trace(v->vm->log, TRACE_EXITS, "cpu%u halts", v->id);
+    if (!(atomic_load(&v->engine->pending) & mask))
+        sleep_for(v, mask);
 }
 
 static uint64_t tsc(void *owner)

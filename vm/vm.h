@@ -52,6 +52,7 @@ struct vm {
     struct vm_irq irq;
     struct local_apic_ops local_apic; // set by the machine
     void *local_apic_ctx;
+    struct vcpu_watch watch; // set by a device
     struct vm_msr_range msr[VM_MSR_RANGES];
     unsigned msrs;
     struct device *devices; // in order of creation

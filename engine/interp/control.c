@@ -297,7 +297,7 @@ enum interp_result sys_hypercall(struct interp_vcpu *v, const struct interp_insn
     const uint64_t arg[4] = {v->s.gpr[CPU_RBX] & mask, v->s.gpr[CPU_RCX] & mask, v->s.gpr[CPU_RDX] & mask,
                              v->s.gpr[CPU_RSI] & mask};
     if (v->cpl == 0)
-        result = interp_up_hypercall(v, v->s.gpr[CPU_RAX] & mask, arg);
+        result = interp_up_hypercall(v, v->s.gpr[CPU_RAX] & mask, arg, wide);
     v->s.gpr[CPU_RAX] = result & mask;
     return INTERP_BREAK;
 }

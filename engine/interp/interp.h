@@ -245,7 +245,7 @@ int interp_up_msr_read(struct interp_vcpu *v, uint32_t msr, uint64_t *val);
 int interp_up_msr_write(struct interp_vcpu *v, uint32_t msr, uint64_t val);
 uint64_t interp_up_tpr_read(struct interp_vcpu *v);
 void interp_up_tpr_write(struct interp_vcpu *v, uint64_t tpr);
-uint64_t interp_up_hypercall(struct interp_vcpu *v, uint64_t nr, const uint64_t arg[4]);
+uint64_t interp_up_hypercall(struct interp_vcpu *v, uint64_t nr, const uint64_t arg[4], bool wide);
 uint64_t interp_up_tsc(struct interp_vcpu *v); // before TSC_ADJUST
 // HLT sets v->s.ev.activity = CPU_HALTED and returns BREAK; the loop makes the halt and interrupt_ack upcalls.
 

@@ -14,7 +14,7 @@
 #include "engine/interp/access.h"
 #include "engine/interp/cache.h"
 
-enum { WAKE_ALWAYS = ENGINE_INIT | ENGINE_EXIT };
+enum { WAKE_ALWAYS = ENGINE_INIT | ENGINE_EXIT | ENGINE_UNHALT };
 
 void interp_mode_changed(struct interp_vcpu *v)
 {
@@ -168,6 +168,10 @@ enum interp_event interp_events(struct interp_vcpu *v)
         world_pause(v);
         take_new_map(v);
     }
+    if (take(v, ENGINE_TLB_FLUSH))
+        interp_tlb_flush_all(v);
+    if (take(v, ENGINE_UNHALT) && ev->activity == CPU_HALTED)
+        ev->activity = CPU_RUNNING;
     if (take(v, ENGINE_EXIT))
         return EVENT_EXIT;
     if (ev->activity == CPU_SHUTDOWN)

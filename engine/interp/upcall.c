@@ -79,12 +79,12 @@ void interp_up_tpr_write(struct interp_vcpu *v, uint64_t tpr)
     world_enter(v);
 }
 
-uint64_t interp_up_hypercall(struct interp_vcpu *v, uint64_t nr, const uint64_t arg[4])
+uint64_t interp_up_hypercall(struct interp_vcpu *v, uint64_t nr, const uint64_t arg[4], bool wide)
 {
     v->count.hypercalls++;
     interp_vectors_used(v);
     world_leave(v);
-    uint64_t rax = UP(v)->hypercall(v->base.owner, nr, arg);
+    uint64_t rax = UP(v)->hypercall(v->base.owner, nr, arg, wide);
     world_enter(v);
     return rax;
 }

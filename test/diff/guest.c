@@ -101,8 +101,9 @@ static int no_interrupt(void *owner)
     return -1;
 }
 
-static uint64_t no_hypercall(void *owner, uint64_t nr, const uint64_t arg[4])
+static uint64_t no_hypercall(void *owner, uint64_t nr, const uint64_t arg[4], bool wide)
 {
+    (void)wide;
     (void)owner, (void)nr, (void)arg;
     return ~0ull;
 }

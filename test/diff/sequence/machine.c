@@ -167,8 +167,9 @@ static int interrupt_ack(void *owner)
     return VECTOR;
 }
 
-static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4])
+static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4], bool wide)
 {
+    (void)wide;
     note(owner, 'h', nr, 0, arg[0]);
     return 7;
 }

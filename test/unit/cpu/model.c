@@ -291,10 +291,14 @@ static void clocks(void **state)
     struct cpuid_regs r = ask(&m, &s, 0, 0x40000000, 0);
     assert_int_equal(r.eax, 0x40000010);
     assert_memory_equal(&r.ebx, "KVMKVMKVM\0\0\0", 12);
-    assert_int_equal(ask(&m, &s, 0, 0x40000001, 0).eax, 0x0100000b);
+    assert_int_equal(ask(&m, &s, 0, 0x40000001, 0).eax, 0x0100006b);
+    struct cpu_model more = made("x86-64-v3,-kvm-pv-eoi,+kvm-pv-ipi,+kvm-pv-tlb-flush,-kvm-steal-time", two);
+    assert_int_equal(ask(&more, &s, 0, 0x40000001, 0).eax, 0x0100080b); // no TLB flush without steal time
     assert_true(cpu_model_has(&m, 0x80000007, 0, EDX, 8));
     m = made("x86-64-v3", (struct cpu_config){.cpus = 1});
     assert_int_equal(ask(&m, &s, 0, 0x40000000, 0).ebx, 0);
+    assert_int_equal(ask(&m, &s, 0, 0x40000001, 0).eax, 0);
+    assert_false(cpu_model_has_paravirt(&m, CPU_PV_EOI));
 }
 
 // CPUID looks at ECX only in leaves that have subleaves: software leaves anything in it for the others.

@@ -78,19 +78,21 @@ static int interrupt_ack(void *owner)
     return vector;
 }
 
-static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4])
+static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4], bool wide)
 {
+    (void)wide;
     note(owner, 'h', nr, 0, arg[0] + arg[1] + arg[2] + arg[3]);
     return 0x77;
 }
 
-// HLT ends a run: nobody would ever wake this CPU.
+// HLT ends a run, for nobody would ever wake this CPU; unless the test has said what does.
 static void halt(void *owner, unsigned mask)
 {
     struct bed *b = owner;
     (void)mask;
     b->halts++;
-    engine_notify(b->cpu, ENGINE_EXIT);
+    engine_notify(b->cpu, b->wake ? b->wake : ENGINE_EXIT);
+    b->wake = 0;
 }
 
 static uint64_t tsc(void *owner)

@@ -72,7 +72,8 @@ struct bed {
     uint64_t tsc;
     int vector; // of interrupt_ack, once; -1: none
     uint64_t port_value;
-    bool free; // bed_run counts no instructions: the engine runs as it does for real
+    uint32_t wake; // ENGINE_* bits that the owner sets in the first HLT, once, instead of ending the run
+    bool free;     // bed_run counts no instructions: the engine runs as it does for real
     // what the owner has heard
     struct bed_event log[BED_LOG];
     unsigned events, halts;

@@ -303,6 +303,26 @@ static void hypercalls(void **state)
     bed_close(&b);
 }
 
+// Out of HLT, with interrupts closed; and no notice is taken while the CPU runs.
+GUEST(two_halts, 64, "mov $1, %eax; hlt; mov $2, %eax; hlt");
+
+static void unhalted(void **state)
+{
+    (void)state;
+    struct bed b;
+    bed_open(&b, BED_LONG);
+    RUN(&b, two_halts);
+    assert_int_equal(b.s.gpr[CPU_RAX], 1);
+    b.wake = ENGINE_UNHALT;
+    RUN(&b, two_halts);
+    assert_int_equal(b.s.gpr[CPU_RAX], 2);
+    engine_notify(b.cpu, ENGINE_UNHALT);
+    RUN(&b, two_halts);
+    assert_int_equal(b.s.gpr[CPU_RAX], 1);
+    assert_int_equal(b.cpu->pending, 0);
+    bed_close(&b);
+}
+
 static void invpcid_checks(void **state)
 {
     (void)state;
@@ -399,10 +419,15 @@ static void legacy_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cr0_and_cr4),  cmocka_unit_test(long_mode_switch),
-        cmocka_unit_test(cr3),          cmocka_unit_test(other_registers),
-        cmocka_unit_test(msrs),         cmocka_unit_test(identification),
-        cmocka_unit_test(hypercalls),   cmocka_unit_test(invpcid_checks),
+        cmocka_unit_test(cr0_and_cr4),
+        cmocka_unit_test(long_mode_switch),
+        cmocka_unit_test(cr3),
+        cmocka_unit_test(other_registers),
+        cmocka_unit_test(msrs),
+        cmocka_unit_test(identification),
+        cmocka_unit_test(unhalted),
+        cmocka_unit_test(hypercalls),
+        cmocka_unit_test(invpcid_checks),
         cmocka_unit_test(legacy_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

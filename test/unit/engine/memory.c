@@ -279,6 +279,29 @@ static void invlpg(void **state)
     bed_close(&b);
 }
 
+// The owner asks for a flush while the CPU is in HLT, and ends that.
+GUEST(remap_asleep, 64, "mov (%rax), %rbx; mov %rsi, (%rcx); hlt; mov (%rax), %rdx; hlt");
+
+static void flush_asleep(void **state)
+{
+    (void)state;
+    struct bed b;
+    bed_open(&b, BED_LONG);
+    bed_window(&b);
+    bed_map(&b, 3, 0x28000 | 3);
+    bed_write(&b, 0x28010, 1, 8);
+    bed_write(&b, 0x29010, 2, 8);
+    b.s.gpr[CPU_RAX] = WINDOW + 0x3010;
+    b.s.gpr[CPU_RCX] = WINDOW_TABLE + 8 * 3;
+    b.s.gpr[CPU_RSI] = 0x29000 | 3;
+    b.wake = ENGINE_UNHALT | ENGINE_TLB_FLUSH;
+    RUN(&b, remap_asleep);
+    assert_int_equal(b.halts, 2);
+    assert_int_equal(b.s.gpr[CPU_RBX], 1);
+    assert_int_equal(b.s.gpr[CPU_RDX], 2);
+    bed_close(&b);
+}
+
 static void invlpg_of_a_large_page(void **state)
 {
     (void)state;
@@ -433,6 +456,7 @@ int main(void)
         cmocka_unit_test(alignment_of_fxsave),
         cmocka_unit_test(rights_are_added),
         cmocka_unit_test(invlpg),
+        cmocka_unit_test(flush_asleep),
         cmocka_unit_test(invlpg_of_a_large_page),
         cmocka_unit_test(what_cr3_leaves),
         cmocka_unit_test(more_pages_than_places),

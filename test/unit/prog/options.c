@@ -32,6 +32,7 @@ static void defaults(void **state)
     assert_int_equal(o.cpus, 1);
     assert_int_equal(o.memory, 1ull << 30);
     assert_null(o.engine);
+    assert_false(o.no_paravirt);
 }
 
 static void everything(void **state)
@@ -40,7 +41,7 @@ static void everything(void **state)
     assert_int_equal(PARSE("--kernel=k", "--initrd", "i", "--append", "a=b c", "--disk", "d1,ro,serial=AB", "--disk=d2",
                            "--cpus", "4", "--memory", "512M", "--trace", "pio,exits", "--console", "socket:/s", "-vv",
                            "--engine=auto", "--stats", "--cells", "off", "--translate", "always", "--code-cache", "16M",
-                           "--perf-map"),
+                           "--perf-map", "--paravirt", "off"),
                      0);
     assert_string_equal(o.append, "a=b c");
     assert_int_equal(o.disks, 2);
@@ -55,6 +56,7 @@ static void everything(void **state)
     assert_int_equal(o.cells, ENGINE_CELLS_OFF);
     assert_true(o.translate_always);
     assert_true(o.perf_map);
+    assert_true(o.no_paravirt);
     assert_int_equal(o.code_cache, 16 << 20);
     assert_null(o.engine);
 }
@@ -101,6 +103,7 @@ static void refusals(void **state)
         {{"--code-cache", "1025M", "--kernel", "k"}, "--code-cache 1025M: 1 vCPUs can use 1G at most"},
         {{"--cells", "on"}, "--cells on: auto, off or always"},
         {{"--translate", "never"}, "--translate never: hot or always"},
+        {{"--paravirt", "yes"}, "--paravirt yes: on or off"},
         {{"--trace", "all"}, "--trace all: unknown"},
         {{"--stats=yes"}, "--stats: takes no value"},
         {{"--name", "a/b"}, "--name a/b: must be"},

@@ -237,7 +237,7 @@ static enum script traced_step(struct script_vcpu *v)
     uint64_t val;
     assert_int_equal(up->msr_read(v->base.owner, 0x123, &val), -1);
     assert_int_equal(up->msr_write(v->base.owner, 0x123, 5), -1);
-    assert_true(up->hypercall(v->base.owner, 9, (uint64_t[4]){0}) == (uint64_t)-ENOSYS);
+    assert_true(up->hypercall(v->base.owner, 9, (uint64_t[4]){0}, true) == (uint64_t)-1000);
     assert_int_equal(up->tpr_read(v->base.owner), 0); // this machine has none
     up->tpr_write(v->base.owner, 1);
     assert_true(up->mmio_read(v->base.owner, 0x1000, 8) == UINT64_MAX);
@@ -259,7 +259,7 @@ static void tells_of_exits(void **state)
     assert_int_equal(bed_run(&bed), VM_END_POWEROFF);
     assert_string_equal(traced, "trace: cpu0 rdmsr 0x123 = 0x0 #GP\n"
                                 "trace: cpu0 wrmsr 0x123 = 0x5 #GP\n"
-                                "trace: cpu0 hypercall 9\n"
+                                "trace: cpu0 hypercall 9 = -1000\n"
                                 "trace: cpu0 mmio read 0x1000 size 8 = 0xffffffffffffffff nobody\n"
                                 "trace: cpu0 mmio write 0x1000 size 2 = 0x7 nobody\n"
                                 "trace: cpu0 port read 0x600 size 1 = 0xff board\n"
