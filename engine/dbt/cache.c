@@ -230,6 +230,8 @@ static bool scan_crossing(struct dbt_vcpu *v, const struct dbt_code *code)
     if (room >= LONGEST || code->phys2 == DBT_NO_PAGE)
         return false;
     ram_mark_code(&v->i, code->word2);
+    if (v->i.flush_wanted)
+        return false;
     memcpy(both, code->page + (code->phys & (PAGE - 1)), room);
     memcpy(both + room, code->page2, LONGEST);
     dbt_scan(t, code->rip, both, room + LONGEST, 1);

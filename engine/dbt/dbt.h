@@ -80,10 +80,11 @@ struct cells;
 // and what is read is at a + addend.
 struct dbt_window {
     uint64_t low, room, addend;
-    uint64_t candidate; // addend of the pages that were looked up lately, so far as they agree,
-    uint32_t votes;     // and how many more do than don't
-    uint32_t need;      // votes that it takes
-    bool seen;          // there has been one: translated code asks for it
+    uint64_t first, last; // bytes of the pages that it lies in: these may go beyond memory
+    uint64_t candidate;   // addend of the pages that were looked up lately, so far as they agree,
+    uint32_t votes;       // and how many more do than don't
+    uint32_t need;        // votes that it takes
+    bool seen;            // there has been one: translated code asks for it
 };
 
 #define DBT_NO_WINDOW 0x8000000000000000ull // stack_low where there is no window: no address of ours is near it

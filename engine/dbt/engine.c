@@ -37,7 +37,8 @@ static void code_marked(struct interp_vcpu *i, page_word *page)
     interp_bus_lock(i); // nobody else is in translated code
     for (unsigned n = 0; n < vm->vcpus; n++)
         dbt_tlb_protect((struct dbt_vcpu *)vm->vcpu[n], host);
-    atomic_fetch_and(page, ~PAGE_INLINE);
+    if (!i->flush_wanted) // else the page may have gone while the world was being stopped
+        atomic_fetch_and(page, ~PAGE_INLINE);
     interp_bus_unlock(i);
 }
 

@@ -134,6 +134,8 @@ static struct dbt_block *find(struct dbt_vcpu *v, unsigned key, bool *cold)
         if (*cold && (*cold = dbt_cold_still(v, &code)))
             return NULL;
         ram_mark_code(i, e->page);
+        if (i->flush_wanted)
+            return NULL;
         return dbt_block(v, &code, key);
     }
     v->itlb[user][dbt_itlb_slot(rip)] = b->page_id;

@@ -152,9 +152,9 @@ static void write_stack_window(struct emit *e, unsigned view, const uint8_t *slo
     e_gs_indexed(e, 0x8b, CPU_RCX, CPU_RCX, tlb + offsetof(struct dbt_tlb, addend));
     e_lea(e, CPU_RAX, CPU_RAX, CPU_RCX, 1, 0);
     e_gs_store(e, CPU_RAX, FIELD(stack_low));
-    e_gs_load(e, CPU_RAX, FIELD(stack_negative));
+    e_gs_load(e, CPU_RAX, FIELD(stack_negative)); // the sum first: RSP is never the guest's
+    e_lea(e, CPU_RAX, CPU_RAX, CPU_RCX, 1, 0);
     e_lea(e, CPU_RSP, CPU_RSP, CPU_RAX, 1, 0);
-    e_lea(e, CPU_RSP, CPU_RSP, CPU_RCX, 1, 0);
     e_gs_store(e, CPU_RCX, FIELD(stack_addend));
     e_mov_imm(e, CPU_RAX, 0);
     e_sub(e, CPU_RAX, CPU_RCX);

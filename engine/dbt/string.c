@@ -83,6 +83,17 @@ static void check(struct dbt_translation *t, unsigned index, unsigned reg, unsig
     dbt_emit_addend(t, a);
 }
 
+// The instruction, without any prefix that does nothing.
+static void write_string(struct emit *e, bool moves, unsigned log2)
+{
+    e8(e, 0xf3);
+    if (log2 == 1)
+        e8(e, 0x66);
+    if (log2 == 3)
+        e8(e, 0x48);
+    e8(e, (moves ? 0xa4 : 0xaa) | (log2 > 0));
+}
+
 void dbt_string_write(struct dbt_translation *t, unsigned index)
 {
     const struct dbt_insn *i = &t->insn[index];
@@ -106,7 +117,7 @@ void dbt_string_write(struct dbt_translation *t, unsigned index)
     e_lea(e, CPU_RDI, CPU_RDI, a, 1, 0);
     if (moves)
         e_gs(e, 0x03, CPU_RSI, FIELD(scratch[0])); // add
-    e_bytes(e, i->bytes, i->len);
+    write_string(e, moves, log2);
     e_gs(e, 0x2b, CPU_RDI, FIELD(scratch[1])); // sub
     if (moves)
         e_gs(e, 0x2b, CPU_RSI, FIELD(scratch[0]));

@@ -7,8 +7,8 @@
 //
 // What makes it no more than a big TLB entry: every page in it is present, a supervisor's, global, and has been
 // accessed before (what a processor may have cached for an address that nobody has used yet); it lies in guest memory,
-// at the same distance from the host's as all others. Any invalidation that concerns a page in it, and every flush of
-// global pages, ends it. It is used in the kernel's views only.
+// at the same distance from the host's as all others. Any invalidation that concerns a page in it, by whatever address
+// in that page, and every flush of global pages, ends it. It is used in the kernel's views only.
 //
 // It is found by voting: each page that the table is filled with tells how far the host's memory is from it. When
 // enough have agreed, the page tables around are walked (window.c).

@@ -128,6 +128,32 @@ static void direct_map(struct bed *b)
     b->s.gpr[CPU_R13] = MAP + 0x1008; // what maps the second 2 MiB
 }
 
+// All memory is in the second of two gigabytes' beginning, as one page; elsewhere once more, by 2 MiB pages.
+static void giant_map(struct bed *b)
+{
+    direct_map(b);
+    bed_write(b, BED_TABLES + 8 * 273, (MAP + 0x2000) | 0x23, 8);
+    bed_write(b, MAP + 8, 0x1e3, 8);
+    bed_write(b, MAP + 0x2000 + 8, (MAP + 0x1000) | 0x23, 8);
+    bed_write(b, MAP + 0x3000, 2 << 20 | 0x1e3, 8);
+    b->s.gpr[CPU_RDI] = 0xffff880040000000;
+    b->s.gpr[CPU_R8] = 0xffff888040000000;
+    b->s.gpr[CPU_R13] = MAP + 8;
+}
+
+// The second half of memory is where the kernel's addresses begin; the first is before, where no addresses are.
+static void map_at_hole(struct bed *b)
+{
+    direct_map(b);
+    bed_write(b, BED_TABLES + 8 * 255, (MAP + 0x2000) | 0x23, 8);
+    bed_write(b, BED_TABLES + 8 * 256, MAP | 0x23, 8);
+    bed_write(b, MAP, (MAP + 0x3000) | 0x23, 8);
+    bed_write(b, MAP + 0x2000 + 8 * 511, (MAP + 0x4000) | 0x23, 8);
+    bed_write(b, MAP + 0x3000, 2 << 20 | 0x1e3, 8);
+    bed_write(b, MAP + 0x4000 + 8 * 511, 0x1e3, 8);
+    b->s.gpr[CPU_RDI] = 0xffff800000000000;
+}
+
 static void no_sse(struct bed *b)
 {
     plain(b);
@@ -217,6 +243,9 @@ static void no_sse(struct bed *b)
     X(strings_fault, plain, STATUS, "movabs $0x210010, %rdi; mov %rdi, %rsi; mov $4, %ecx; rep lodsq; mov $4, %ecx; inc %rdx; rep stosq; inc %rdx")     \
     X(strings_source, plain, STATUS, "movabs $0x210ff0, %rsi; mov %r12, %rdi; mov $4, %ecx; rep movsq; inc %rdx")                                      \
     X(strings_on_code, plain, 0, "mov $20, %ebp; lea 1f(%rip), %rdx; 2: mov %rdx, %rdi; mov $4, %ecx; mov $0x90, %al; rep stosb; 1: inc %esi; inc %esi; dec %ebp; jnz 2b") \
+    X(strings_prefixed, plain, 0, "mov %rbx, %rsi; lea 0x40(%rbx), %rdi; mov $9, %ecx; .byte 0x2e, 0xf3, 0x3e, 0xa4; mov $5, %ecx; .byte 0xf3, 0x48, 0x66, 0xa5; " \
+      "mov $4, %ecx; .byte 0x66, 0x66, 0xf3, 0xab; mov $3, %ecx; .byte 0x48, 0x26, 0xf3, 0xaa; mov $2, %ecx; .byte 0x66, 0xf3, 0x48, 0xab; mov $6, %ecx; "     \
+      "mov $8, %esi; .byte 0x65, 0x2e, 0xf3, 0xa4; mov $6, %ecx; mov $8, %esi; .byte 0x3e, 0x64, 0xf3, 0x48, 0xa5; mov $2, %ecx; .byte 0xf2, 0xaa")              \
     X(strings_alias, plain, 0, "movabs $0x213100, %rsi; movabs $0x220104, %rdi; mov $20, %ecx; rep movsb; mov $5, %ecx; rep movsl")                      \
     X(bit_strings, plain, 0, "mov $4, %ebp; 1: mov $-77, %rcx; mov $1000, %edx; bts %rcx, (%rbx); setc %al; btr %rdx, 8(%rbx); setc %ah; btc %ecx, 4(%r12); " \
       "rcl $1, %rsi; cmp %rcx, %rdx; bt %rdx, (%r12,%rbp,8); setz %r8b; setc %r9b; lock bts %edx, 1(%r13); btl %ecx, 2f(%rip); adc $0, %r10; "           \
@@ -235,6 +264,11 @@ static void no_sse(struct bed *b)
     X(window_closes, direct_map, STATUS, "mov $3, %ebp; 2: mov %rdi, %rsi; mov $300, %ecx; 1: mov 8(%rsi), %rax; add %rax, %rdx; add $4096, %rsi; "              \
       "dec %ecx; jnz 1b; dec %ebp; jnz 2b; mov %cr4, %rcx; movq $0, (%r13); mov %rcx, %r8; xor $0x80, %r8; mov %r8, %cr4; mov %rcx, %cr4; " \
       "inc %r9; mov 0x106008(%rdi), %r15; mov 0x206008(%rdi), %r15; inc %r9")                                                                                  \
+    X(window_outside, giant_map, 0, "mov $3, %ebp; 2: mov %rdi, %rsi; mov $300, %ecx; 1: mov 8(%rsi), %rax; add %rax, %rdx; add $4096, %rsi; "                  \
+      "dec %ecx; jnz 1b; dec %ebp; jnz 2b; mov %r8, %rsi; mov $512, %ecx; 1: mov 8(%rsi), %rax; add $4096, %rsi; dec %ecx; jnz 1b; invlpg (%r8); "            \
+      "movq $0x18023, (%r13); invlpg 0x20000000(%rdi); mov 8(%rdi), %r9; mov 0x1f0008(%rdi), %r10")                                                            \
+    X(window_hole, map_at_hole, STATUS, "mov $3, %ebp; 2: mov %rdi, %rsi; mov $300, %ecx; 1: mov 8(%rsi), %rax; add %rax, %rdx; add $4096, %rsi; "              \
+      "dec %ecx; jnz 1b; dec %ebp; jnz 2b; inc %rcx; mov -8(%rdi), %rax; inc %rcx")                                                                              \
     X(window_ends, direct_map, STATUS, "mov $3, %ebp; 2: mov %rdi, %rsi; mov $300, %ecx; 1: mov 8(%rsi), %rax; add %rax, %rdx; add $4096, %rsi; "                \
       "dec %ecx; jnz 1b; dec %ebp; jnz 2b; mov 0x3ffffc(%rdi), %rax; inc %rcx; mov -4(%rdi), %rax; inc %rcx")                                                    \
     X(atomics, plain, 0, "lock xadd %rax, (%rbx); lock cmpxchg %rcx, 8(%rbx); xchg %rdx, 16(%rbx); lock decl 4(%rbx); cmpxchg16b (%r12)") \
