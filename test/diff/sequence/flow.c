@@ -39,7 +39,7 @@ void piece_loop(struct maker *m)
 void piece_call(struct maker *m)
 {
     unsigned r = value(m), to = a_piece(m);
-    uint64_t target = m->p->setup.data + DATA_OWN * (uint64_t)PAGE + TARGETS + 8 * below(m, 64);
+    uint64_t target = m->p->setup.data + DATA_OWN * (uint64_t)PAGE + TARGETS + 8 * below(m, TARGETS_TAKEN);
     switch (below(m, 8)) {
     case 0:
     case 1:

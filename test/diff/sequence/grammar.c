@@ -255,13 +255,15 @@ static const struct {
     void (*make)(struct maker *m);
     uint8_t weight;
 } makers[] = {
-    {p_pointer, 14},   {p_index, 4},       {p_value, 4},
-    {p_general, 24},   {p_locked, 3},      {p_vector, 12},
-    {p_x87, 4},        {p_flags, 9},       {piece_branch, 8},
-    {piece_loop, 4},   {piece_call, 7},    {piece_push_pop, 9},
-    {piece_rsp, 10},   {p_string, 3},      {piece_patchable, 4},
-    {piece_modify, 3}, {piece_remap, 2},   {piece_flags_register, 3},
-    {piece_system, 4}, {piece_segment, 2}, {piece_edge, 3},
+    {p_pointer, 14},     {p_index, 4},        {p_value, 4},
+    {p_general, 24},     {p_locked, 3},       {p_vector, 12},
+    {p_x87, 4},          {p_flags, 9},        {piece_branch, 8},
+    {piece_loop, 4},     {piece_call, 7},     {piece_push_pop, 9},
+    {piece_rsp, 10},     {p_string, 3},       {piece_patchable, 4},
+    {piece_modify, 3},   {piece_remap, 2},    {piece_flags_register, 3},
+    {piece_system, 4},   {piece_segment, 2},  {piece_edge, 3},
+    {piece_block, 4},    {piece_bits, 3},     {piece_targets, 2},
+    {piece_map_walk, 1}, {piece_map_read, 4}, {piece_map_change, 2},
 };
 enum { MAKERS = sizeof makers / sizeof *makers };
 

@@ -6,6 +6,7 @@
 //     0x41000          IDT                     0x48000  image.next
 //     0x43000          stack of the handlers   0x50000  code, 0x58000 its twins
 //     0x44000          stubs, 16 bytes each    0x60000  data, 0x70000 stack
+//     0x80000..        ROM, the same for all programs
 // The linear address of what lies from 0x40000 to 0x4ffff is SYSTEM more. Slot TABLES_SLOT of the top-level table is
 // that table itself, so that programs can write page table entries.
 #include "machine.h"
@@ -32,15 +33,19 @@ enum {
     PARAMETERS = 0x46000,
     LOG = 0x46100,
     NEXT = 0x48000,
-    CODE = 0x50000,
-    TWINS = 0x58000,
-    DATA = 0x60000,
+    CODE = MAPPED_FIRST,
+    TWINS = CODE + CODE_TWIN,
+    DATA = MAPPED_DATA,
     OWN = DATA + 8 * PAGE,
     STACK = 0x70000,
-    DEVICE = 0x200000,
+    WHOLE = LARGE_PAGES * LARGE,
+    DEVICE = 0x800000,
     P = 1,
     W = 2,
     U = 4,
+    A = 0x20,
+    PS = 0x80,
+    G = 0x100,
     GDT_LIMIT = 0x7f,
     TSS_SELECTOR = 0x40,
     PATIENCE = 5, // seconds
@@ -214,16 +219,21 @@ static uint64_t new_table(struct tables *t)
     return at;
 }
 
-static void map(struct tables *t, uint64_t la, uint64_t pa, uint64_t flags)
+static void map_page(struct tables *t, uint64_t la, uint64_t pa, uint64_t flags, unsigned page_shift)
 {
     uint64_t table = TABLES;
-    for (unsigned shift = 39; shift > 12; shift -= 9) {
+    for (unsigned shift = 39; shift > page_shift; shift -= 9) {
         uint64_t at = table + 8 * (la >> shift & 511), e = get64(t->ram, at);
         if (!e)
             put64(t->ram, at, e = new_table(t) | P | W | U);
         table = e & ~(uint64_t)(PAGE - 1);
     }
-    put64(t->ram, table + 8 * (la >> 12 & 511), pa | flags);
+    put64(t->ram, table + 8 * (la >> page_shift & 511), pa | flags);
+}
+
+static void map(struct tables *t, uint64_t la, uint64_t pa, uint64_t flags)
+{
+    map_page(t, la, pa, flags, 12);
 }
 
 static void map_program(struct tables *t, const struct setup *s)
@@ -253,9 +263,9 @@ static void fill(uint8_t *p, size_t size, uint64_t seed)
     enum { POOL = 1 << 18 };
     static uint8_t pool[POOL];
     static bool made;
-    struct random r = {seed};
+    struct random r = {seed}, first = {0};
     for (size_t n = 0; n < POOL && !made; n += 32)
-        random_vector(&r, pool + n, 32);
+        random_vector(&first, pool + n, 32);
     made = true;
     for (size_t n = 0; n < size; n += PAGE)
         memcpy(p + n, pool + 64 * random_below(&r, (POOL - PAGE) / 64), PAGE);
@@ -321,6 +331,8 @@ void machine_memory(uint8_t *ram, const struct program *p, const struct image *i
     for (uint64_t at = GDT; at < CODE; at += PAGE)
         map(&t, SYSTEM + at, at, P | W);
     map_program(&t, s);
+    for (uint64_t at = 0; at < WHOLE; at += LARGE)
+        map_page(&t, DIRECT_MAP + at, at, NX | G | PS | A | W | P, 21);
     put64(ram, TABLES + 8 * TABLES_SLOT, TABLES | P | W);
     // Counters of loops are small; targets of jumps are where pieces are.
     for (unsigned n = 0; n < 64; n++) {
@@ -480,10 +492,11 @@ int machine_open(struct machine *m, const char *name, const struct engine_ops *o
     m->ops = ops;
     m->fd = memfd_create("sequence", MFD_CLOEXEC);
     m->ram = MAP_FAILED;
-    if (m->fd >= 0 && !ftruncate(m->fd, RAM))
-        m->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
+    if (m->fd >= 0 && !ftruncate(m->fd, WHOLE))
+        m->ram = mmap(NULL, WHOLE, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
     if (m->ram == MAP_FAILED)
         return error_set(err, ENOMEM, "no memory");
+    fill(m->ram + RAM, WHOLE - RAM, 1);
     struct engine_vm_config config = {.model = model, .up = &upcalls};
     struct engine_tuning tuning = {.code_cache = 1,
                                    .translate_always = true,
@@ -499,6 +512,8 @@ int machine_open(struct machine *m, const char *name, const struct engine_ops *o
     if (!e)
         e = ops->map(m->vm, 0, RAM, m->ram, 0, err);
     if (!e)
+        e = ops->map(m->vm, RAM, WHOLE - RAM, m->ram + RAM, ENGINE_MAP_READONLY, err);
+    if (!e)
         e = ops->vcpu_create(m->vm, 0, m, &m->cpu, err);
     return e;
 }
@@ -510,7 +525,7 @@ void machine_close(struct machine *m)
     if (m->vm)
         m->ops->vm_destroy(m->vm);
     if (m->ram && m->ram != MAP_FAILED)
-        munmap(m->ram, RAM);
+        munmap(m->ram, WHOLE);
     if (m->fd > 0)
         close(m->fd);
 }

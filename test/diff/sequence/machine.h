@@ -10,7 +10,6 @@
 #include <string.h>
 
 enum {
-    RAM = 0x80000,
     TABLES_END = 0x40000, // of page tables, which engines may mark as accessed and written at different times
     VECTOR = 0x40,        // of interrupts
 };

@@ -21,6 +21,13 @@ void piece_call(struct maker *m);
 void piece_push_pop(struct maker *m);
 void piece_rsp(struct maker *m);
 void piece_edge(struct maker *m);
+// memory.c: string instructions, bit strings, the direct map.
+void piece_block(struct maker *m);
+void piece_bits(struct maker *m);
+void piece_targets(struct maker *m);
+void piece_map_walk(struct maker *m);
+void piece_map_read(struct maker *m);
+void piece_map_change(struct maker *m);
 // system.c: what changes code and page tables, and what only operating systems do.
 void piece_patchable(struct maker *m);
 void piece_modify(struct maker *m);
@@ -82,6 +89,8 @@ static inline uint64_t data_address(struct maker *m)
                                    DATA_READONLY, DATA_ABSENT, DATA_ALIAS, DATA_DEVICE, DATA_KERNEL, DATA_OWN};
     if (chance(m, 2))
         return random_integer(&m->r);
+    if (!m->p->setup.user && chance(m, 6)) // all but DATA_OWN
+        return DIRECT_MAP + MAPPED_DATA + (chance(m, 20) ? RAM - MAPPED_DATA : 0) + below(m, 7 * PAGE);
     unsigned n = page[below(m, sizeof page)];
     // Not where counters and targets are: those keep programs from running astray.
     uint64_t offset = n == DATA_OWN ? 64 + below(m, COUNTERS - 512) : near_edge(m);

@@ -9,8 +9,8 @@
 //     alias     the same pages (not the twins), writable
 //     data      enum data_page
 //     stack     an absent page, STACK_PAGES pages, an absent page
-// and, at an address that is the same for all, the machine's own pages. Each base is chosen from a few that need
-// different ways of addressing.
+// and DIRECT_MAP and, at an address that is the same for all, the machine's own pages. Each base is chosen from a few
+// that need different ways of addressing.
 #pragma once
 #include "test/diff/encode.h"
 #include "test/diff/forms.h"
@@ -28,6 +28,12 @@ enum {
     // Where counters of loops and targets of jumps lie in DATA_OWN.
     COUNTERS = 0x800,
     TARGETS = 0xc00,
+    TARGETS_TAKEN = 12, // those that calls use
+    RAM = 0x80000,
+    LARGE = 2 << 20, // a page of the direct map; so many of them, of which RAM is the beginning and the rest is ROM:
+    LARGE_PAGES = 3,
+    MAPPED_FIRST = 0x50000, // from here on RAM is the program's own,
+    MAPPED_DATA = 0x60000,  // from here on its data
     // The top-level page table is its own entry of this number.
     TABLES_SLOT = 510,
     // Page table entries of pages that have twins differ from theirs by this.
@@ -35,6 +41,9 @@ enum {
     SECOND_TWIN = 0xd000,
     PORT_INTERRUPT = 0x41, // a write to it asks for another interrupt
 };
+
+// At this address ring 0 finds all memory, by large pages that are global.
+#define DIRECT_MAP 0xffffc80000000000ull
 
 enum data_page {
     DATA_FIRST,    // writable; the next one is not its neighbour in memory, and has a twin with other contents
