@@ -456,6 +456,27 @@ int machine_vector(const struct machine *m)
     return at < 16 * 256 ? (int)(at / 16) : -1;
 }
 
+// Where a linear address lies in memory; RAM: nowhere.
+static uint64_t physical(const struct machine *m, uint64_t la)
+{
+    uint64_t at = TABLES;
+    for (unsigned shift = 39; shift >= 12; shift -= 9) {
+        uint64_t e = get64(m->ram, at + 8 * (la >> shift & 511));
+        at = e & ~(NX | (PAGE - 1));
+        if (!(e & P) || at >= RAM)
+            return RAM;
+    }
+    return at | (la & (PAGE - 1));
+}
+
+unsigned machine_code(const struct machine *m, uint8_t bytes[LONGEST])
+{
+    unsigned n = 0;
+    for (uint64_t at; n < LONGEST && (at = physical(m, m->s.rip + n)) < RAM; n++)
+        bytes[n] = m->ram[at];
+    return n;
+}
+
 void machine_run(struct machine *m, const struct program *p, const uint8_t *memory, const struct cpu_model *model,
                  enum how how, uint64_t limit, uint64_t steps)
 {

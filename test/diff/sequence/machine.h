@@ -56,3 +56,6 @@ bool machine_step(struct machine *m);
 // The vector whose handler has just begun, or -1. (An engine need not count an instruction that faults: a step may be
 // one further.)
 int machine_vector(const struct machine *m);
+// The bytes at RIP, as they are by now; fewer where the next page is absent. How many.
+enum { LONGEST = 15 };
+unsigned machine_code(const struct machine *m, uint8_t bytes[LONGEST]);

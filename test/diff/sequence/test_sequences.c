@@ -76,15 +76,20 @@ static void open_machines(void)
 
 // --- one program
 
-static bool calls_indirectly(const uint8_t *code)
+// Whether the interpreter is at an indirect call: in memory, which need not be what was written.
+static bool calls_indirectly(const ZydisDecoder *decoder)
 {
-    unsigned rex = (*code & 0xf0) == 0x40;
-    return code[rex] == 0xff && (code[rex + 1] >> 3 & 7) == 2;
+    uint8_t bytes[LONGEST];
+    ZydisDecodedInstruction z;
+    unsigned n = machine_code(&bench.interp, bytes);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, NULL, bytes, n, &z)) &&
+           z.mnemonic == ZYDIS_MNEMONIC_CALL && !(z.attributes & ZYDIS_ATTRIB_IS_RELATIVE);
 }
 
 // Whether the interpreter goes through instructions as they were written. A jump into the middle of one can lead to
 // instructions that programs are not made of, with results that nobody defines. Nor may an indirect call fault, because
-// its target is not canonical: translated ones have written below the stack pointer by then.
+// its target is not canonical: translated ones have written below the stack pointer by then. That call may be none that
+// the program was made of: programs write over their code.
 static bool runs_as_written(void)
 {
     static bool starts[CODE_SIZE];
@@ -107,7 +112,7 @@ static bool runs_as_written(void)
         uint64_t at = bench.interp.s.rip - bench.p.setup.code;
         if (at < CODE_SIZE && !starts[at])
             return false;
-        bool call = at < CODE_SIZE && calls_indirectly(bench.image.code + at);
+        bool call = calls_indirectly(&decoder);
         if (!machine_step(&bench.interp))
             break;
         if (call && machine_vector(&bench.interp) == EXC_GP)
