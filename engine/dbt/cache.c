@@ -130,7 +130,8 @@ void dbt_cache_flush(struct dbt_vcpu *v)
     memset(c->recent, 0, sizeof c->recent);
     memset(c->page, 0, sizeof c->page);
     memset(c->pair, 0, sizeof c->pair);
-    memset(v->itlb, 0, sizeof v->itlb);
+    memset(v->itlb_kernel, 0, sizeof v->itlb_kernel);
+    memset(v->itlb_user, 0, sizeof v->itlb_user);
     dbt_ibl_clear(v);
     c->orders = 0;
     c->arena_at = 0;
@@ -155,7 +156,7 @@ uint32_t dbt_page_id(struct dbt_vcpu *v, uint64_t rip, uint64_t phys, bool user)
         *p = (struct code_pair){.linear = linear, .phys = page, .id = c->next_id++, .next = c->pair[h]};
         c->pair[h] = p;
     }
-    v->itlb[user][dbt_itlb_slot(rip)] = p->id;
+    *dbt_itlb(v, user, rip) = p->id;
     return p->id;
 }
 

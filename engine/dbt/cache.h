@@ -10,7 +10,7 @@
 // the VM (interp's code map), so that every write to them, by this vCPU, another one or a device, ends in
 // dbt_invalidate().
 //
-// page_id. Each pair (linear page, physical page) that was ever executed has a number; itlb[slot of the linear page]
+// page_id. Each pair (linear page, physical page) that was ever executed has a number; itlb, at the linear page's slot,
 // holds the number of the pair that is mapped now, or 0. A far entry compares the two, so links and indirect jumps need
 // not be undone when mappings change: itlb entries are.
 #pragma once
@@ -53,9 +53,17 @@ static inline unsigned dbt_hash(uint64_t rip, uint64_t phys, unsigned key)
     return (unsigned)(h >> 40) & (DBT_HASH - 1);
 }
 
-static inline unsigned dbt_itlb_slot(uint64_t rip)
+// Where among the vCPU's fields it is said which page is mapped at rip.
+static inline size_t dbt_itlb_field(bool user, uint64_t rip)
 {
-    return (unsigned)((rip >> 12) ^ (rip >> 22)) & (DBT_ITLB_SIZE - 1);
+    unsigned page = (unsigned)(rip >> 12),
+             n = user ? (page ^ page >> 10) & (DBT_ITLB_USER - 1) : (page ^ page >> 14) & (DBT_ITLB_KERNEL - 1);
+    return (user ? offsetof(struct dbt_vcpu, itlb_user) : offsetof(struct dbt_vcpu, itlb_kernel)) + 4 * n;
+}
+
+static inline uint32_t *dbt_itlb(struct dbt_vcpu *v, bool user, uint64_t rip)
+{
+    return (uint32_t *)((char *)v + dbt_itlb_field(user, rip));
 }
 
 // A block's number is its place among the records.

@@ -41,7 +41,8 @@
 enum {
     DBT_TLB_BITS = 10,
     DBT_TLB_SIZE = 1 << DBT_TLB_BITS,
-    DBT_ITLB_SIZE = 1024,
+    DBT_ITLB_KERNEL = 1 << 14,
+    DBT_ITLB_USER = 1 << 10,
     DBT_IBL_SIZE = 1 << 16,
     DBT_MAX_INSNS = 64,
     DBT_FILLED = 128,
@@ -217,6 +218,8 @@ struct dbt_vcpu {
     struct cells *cells; // NULL: none
     struct dbt_counters count;
     struct dbt_tlb tlb[DBT_VIEWS];
-    uint32_t itlb[2][DBT_ITLB_SIZE]; // kernel, user: id of the (linear page, physical page) pair that is mapped now
+    // Id of the (linear page, physical page) pair that is mapped now (dbt_itlb). The user's is emptied whenever CR3
+    // changes. The kernel's hardly ever is, and its code is so large that hot pages would compete for slots.
+    uint32_t itlb_kernel[DBT_ITLB_KERNEL], itlb_user[DBT_ITLB_USER];
     uint64_t ibl[DBT_VIEWS][DBT_IBL_SIZE]; // host address of the indirect entry of a block whose rip has these low bits
 };

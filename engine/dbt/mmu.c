@@ -39,6 +39,14 @@ void dbt_tlb_create(struct dbt_vcpu *v)
     dbt_tlb_flush(&v->i, true);
 }
 
+static void code_forget(struct dbt_vcpu *v, bool kernel_too)
+{
+    for (unsigned k = 0; k < DBT_ITLB_USER; k++)
+        v->itlb_user[k] = 0;
+    for (unsigned k = 0; kernel_too && k < DBT_ITLB_KERNEL; k++)
+        v->itlb_kernel[k] = 0;
+}
+
 void dbt_tlb_flush(struct interp_vcpu *i, bool global_too)
 {
     struct dbt_vcpu *v = (struct dbt_vcpu *)i;
@@ -55,11 +63,7 @@ void dbt_tlb_flush(struct interp_vcpu *i, bool global_too)
         }
         v->fills[view] = 0;
     }
-    for (unsigned k = 0; k < DBT_ITLB_SIZE; k++)
-        v->itlb[1][k] = 0;
-    if (global_too || v->kernel_code_not_global)
-        for (unsigned k = 0; k < DBT_ITLB_SIZE; k++)
-            v->itlb[0][k] = 0;
+    code_forget(v, global_too || v->kernel_code_not_global);
     v->kernel_code_not_global = false;
     no_window(v);
     if (global_too)
@@ -82,13 +86,10 @@ void dbt_tlb_flush_page(struct interp_vcpu *i, uint64_t la, unsigned shift)
             if ((t->tag_r[k] ^ la) >> shift == 0 || (t->tag_w[k] ^ la) >> shift == 0)
                 empty(t, k);
     }
-    unsigned slot = dbt_itlb_slot(la);
-    if (shift == 12) {
-        v->itlb[0][slot] = v->itlb[1][slot] = 0;
-    } else {
-        for (unsigned k = 0; k < DBT_ITLB_SIZE; k++)
-            v->itlb[0][k] = v->itlb[1][k] = 0;
-    }
+    if (shift == 12)
+        *dbt_itlb(v, false, la) = *dbt_itlb(v, true, la) = 0;
+    else
+        code_forget(v, true);
     if (((v->stack_low - v->stack_addend) ^ la) >> shift == 0 || ((v->user_low - v->user_addend) ^ la) >> shift == 0)
         no_window(v);
     dbt_window_flush_page(v, la, shift);

@@ -138,9 +138,9 @@ static struct dbt_block *find(struct dbt_vcpu *v, unsigned key, bool *cold)
             return NULL;
         return dbt_block(v, &code, key);
     }
-    v->itlb[user][dbt_itlb_slot(rip)] = b->page_id;
+    *dbt_itlb(v, user, rip) = b->page_id;
     if (b->phys2 != DBT_NO_PAGE)
-        v->itlb[user][dbt_itlb_slot(rip + LONGEST)] = b->page_id2;
+        *dbt_itlb(v, user, rip + LONGEST) = b->page_id2;
     return b;
 }
 

@@ -63,8 +63,7 @@ static void write_registers(struct dbt_translation *t)
 static void write_page_check(struct dbt_translation *t, uint64_t rip, uint32_t id)
 {
     bool user = (t->key & DBT_KEY_VIEW) == DBT_USER;
-    e_gs_cmp32(&t->e, offsetof(struct dbt_vcpu, itlb) + user * sizeof(uint32_t[DBT_ITLB_SIZE]) + 4 * dbt_itlb_slot(rip),
-               id);
+    e_gs_cmp32(&t->e, dbt_itlb_field(user, rip), id);
     struct dbt_cold *miss = dbt_cold(t, COLD_FAR_MISS, 0);
     miss->jump[0] = e_jcc(&t->e, COND_NE);
 }
