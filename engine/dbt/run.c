@@ -359,6 +359,7 @@ enum engine_exit dbt_run(struct dbt_vcpu *v, uint64_t count, struct error *err)
         }
         if (counted && i->count.instructions >= until)
             break;
+        i->amid = false; // translated code may end what the interpreter began; who does not says so again
         // With something pending that cannot be taken now it would be kept from entering for ever.
         if (!counted && cells_wanted(v) && translatable(v) && fpu_usable(&i->s) && !interp_attention(i)) {
             dbt_park(v);

@@ -216,6 +216,7 @@ static int set_state(struct engine_vcpu *e, const struct cpu_state *s, unsigned 
     // The rest of the interpreter relies on these bits.
     v->s.rflags = (v->s.rflags & 0x3f7fd5) | RFLAGS_FIXED;
     if (groups & (CPU_GROUP_CR | CPU_GROUP_SEG | CPU_GROUP_GPR)) {
+        v->amid = false;
         interp_mode_changed(v);
         interp_tlb_flush_all(v);
     }

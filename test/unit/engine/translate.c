@@ -246,6 +246,7 @@ static void no_sse(struct bed *b)
     X(strings_prefixed, plain, 0, "mov %rbx, %rsi; lea 0x40(%rbx), %rdi; mov $9, %ecx; .byte 0x2e, 0xf3, 0x3e, 0xa4; mov $5, %ecx; .byte 0xf3, 0x48, 0x66, 0xa5; " \
       "mov $4, %ecx; .byte 0x66, 0x66, 0xf3, 0xab; mov $3, %ecx; .byte 0x48, 0x26, 0xf3, 0xaa; mov $2, %ecx; .byte 0x66, 0xf3, 0x48, 0xab; mov $6, %ecx; "     \
       "mov $8, %esi; .byte 0x65, 0x2e, 0xf3, 0xa4; mov $6, %ecx; mov $8, %esi; .byte 0x3e, 0x64, 0xf3, 0x48, 0xa5; mov $2, %ecx; .byte 0xf2, 0xaa")              \
+    X(strings_interrupt, interrupt_waits, STATUS, "lea 0x7ff(%rbx), %rdi; mov $1034, %ecx; rep stosw; sti; inc %rax; inc %rax")                                 \
     X(strings_alias, plain, 0, "movabs $0x213100, %rsi; movabs $0x220104, %rdi; mov $20, %ecx; rep movsb; mov $5, %ecx; rep movsl")                      \
     X(bit_strings, plain, 0, "mov $4, %ebp; 1: mov $-77, %rcx; mov $1000, %edx; bts %rcx, (%rbx); setc %al; btr %rdx, 8(%rbx); setc %ah; btc %ecx, 4(%r12); " \
       "rcl $1, %rsi; cmp %rcx, %rdx; bt %rdx, (%r12,%rbp,8); setz %r8b; setc %r9b; lock bts %edx, 1(%r13); btl %ecx, 2f(%rip); adc $0, %r10; "           \
