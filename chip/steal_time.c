@@ -91,6 +91,12 @@ static void runs(void *ctx, unsigned cpu)
     written(s, cpu);
 }
 
+// Whoever starts the CPU again may use the memory for something else.
+static void init(void *ctx, unsigned cpu)
+{
+    ((struct steal_time *)ctx)->msr[cpu] = 0;
+}
+
 // ---- the MSR
 
 static int msr_read(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val)
@@ -170,6 +176,6 @@ int steal_time_create(struct vm *vm, struct steal_time **out, struct error *err)
     if (vm_msr_add(vm, MSR_STEAL_TIME, MSR_STEAL_TIME, &s->dev))
         return error_set(err, ENOSPC, "steal time: its MSR is taken or there are too many");
     s->flushes = cpu_model_has_paravirt(vm->model, CPU_PV_TLB_FLUSH);
-    vm->watch = (struct vcpu_watch){s, sleeps, wakes, runs};
+    vm->watch = (struct vcpu_watch){s, sleeps, wakes, runs, init};
     return 0;
 }

@@ -1,9 +1,9 @@
 // Steal time as KVM offers it: a page per CPU that tells the guest for how long its CPU wanted to run and did not, and
 // whether it is away now (Linux, Documentation/virt/kvm/x86/msr.rst).
 //
-// MSR 0x4b564d03 takes the address, a multiple of 64, with bit 0 as the switch. What is away here is a CPU that sleeps
-// in HLT, from before its thread sleeps until after it has been scheduled again. A CPU whose thread the host has set
-// aside amid guest code does not count: nobody tells us of that.
+// MSR 0x4b564d03 takes the address, a multiple of 64, with bit 0 as the switch; INIT switches it off. What is away here
+// is a CPU that sleeps in HLT, from before its thread sleeps until after it has been scheduled again. A CPU whose
+// thread the host has set aside amid guest code does not count: nobody tells us of that.
 //
 // Where that is offered (CPU_PV_TLB_FLUSH), who changes page tables need not wake a CPU that is away, just to have it
 // forget translations: it sets bit 1 beside the bit 0 that says "away", and the CPU forgets all of them when it comes

@@ -188,6 +188,8 @@ static void init(void *owner)
     const struct local_apic_ops *apic = &v->vm->local_apic;
     if (apic->init)
         apic->init(v->vm->local_apic_ctx, v->id);
+    if (v->vm->watch.init)
+        v->vm->watch.init(v->vm->watch.ctx, v->id);
 }
 
 static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4], bool wide)

@@ -43,4 +43,5 @@ struct vcpu_watch {
     void (*sleeps)(void *ctx, unsigned cpu); // in HLT
     bool (*wakes)(void *ctx, unsigned cpu);  // after that; true: all its translations are to be forgotten
     void (*runs)(void *ctx, unsigned cpu);   // now and then: it is about to take an interrupt
+    void (*init)(void *ctx, unsigned cpu);   // it took an INIT
 };

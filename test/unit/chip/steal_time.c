@@ -3,6 +3,7 @@
 #include "chip/steal_time.h"
 #include "fake_vm.h"
 #include "unit.h"
+#include "vm/life.h"
 
 enum { MSR = 0x4b564d03, PAGE = 0x1040, AWAY = PAGE + 16 };
 
@@ -69,6 +70,11 @@ static void away(void **state)
     assert_true(wakes(1));
     assert_int_equal(f.ram[AWAY], 0);
     sleeps(0); // the other has no page
+    assert_int_equal(f.ram[AWAY], 0);
+    vcpu_upcalls.init(f.vm.vcpu[1]); // INIT switches it off
+    assert_int_equal(vm_msr_read(&f.vm, 1, MSR, &v), 0);
+    assert_int_equal(v, 0);
+    sleeps(1);
     assert_int_equal(f.ram[AWAY], 0);
     fake_vm_destroy(&f);
 }
