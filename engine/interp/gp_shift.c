@@ -3,8 +3,8 @@
 // The host's instruction gets the guest's flags and the guest's count, so a count of zero leaves flags alone, and what
 // the manuals leave undefined (OF of longer shifts, 16-bit double shifts by more than 16) is what the host does.
 //
-// Intel's processors leave OF alone where ROL and ROR rotate by an immediate of 2 and more, but not by CL; so there the
-// flags are taken from a rotation by an immediate that gives the same result.
+// Intel's processors leave OF alone where ROL and ROR rotate a register by an immediate of 2 and more, but not memory,
+// nor by CL; so there the flags are taken from a rotation by an immediate that gives the same result.
 #include "engine/interp/gp.h"
 
 #define HANDLER(name) static enum interp_result name(struct interp_vcpu *v, const struct interp_insn *i)
@@ -58,7 +58,6 @@ GP_INLINE uint8_t count_of(const struct interp_vcpu *v, const struct interp_insn
             uint8_t n = count_of(v, i, 1);                                                                             \
             new = old;                                                                                                 \
             f = name##B(v, &new, n);                                                                                   \
-            f = name##B##_flags(v, i, new, n, f);                                                                      \
         });                                                                                                            \
     }
 #define SHIFTS(name, text, back, flags)                                                                                \

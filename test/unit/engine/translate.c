@@ -278,6 +278,8 @@ static void no_sse(struct bed *b)
     X(narrow, plain, 0, "bt $3, %ecx; bt %eax, %edx; bts $40, %esi; cmpxchg %ecx, %edi; mov $7, %eax; mov $7, %r8d; cmpxchg %r9d, %r8d; xadd %r10d, %r11d") \
     X(undefined_flags, plain, 0, "xor %edx, %edx; stc; imul (%rbx), %rcx; mov $5, %eax; mov $0, %edx; cmp %rcx, %rsi; divl (%r12); pushf; pop %rdi; sub %rcx, %rsi; " \
       "mulq (%rbx); pushf; pop %r8; cmp %rsi, %rcx; tzcnt (%rbx), %r9; pushf; pop %r10; cmp %rax, %r9; lzcnt (%rbx), %rax; btl $3, (%r12); pushf; pop %r11") \
+    X(rotations, plain, 0, "rorq $62, (%rbx); pushf; roll $7, 8(%rbx); pushf; rorw $16, 16(%rbx); pushf; rolb $3, 24(%rbx); pushf; sub %rcx, %rax; "  \
+      "ror $62, %rcx; pushf; rol $7, %edx; pushf; ror $5, %si; pushf; rol $3, %dil; pushf; mov $9, %cl; ror %cl, %rax; pushf; rolq %cl, (%r12)")   \
     X(high_bytes, plain, 0, "mov %ah, (%rbx); add %bh, %cl; mov (%rbx), %dh; mov 1(%rbx), %ch; xchg %ch, %dl; lahf; sahf") \
     X(multiply, plain, 0, "imul %rcx, %rax; imul $7, (%rbx), %rdx; mulq (%rbx); xor %edx, %edx; divq (%r12); cqo; idivl 4(%r12); test %eax, %eax") \
     X(vectors, plain, 0, "movdqu (%rbx), %xmm0; paddd 16(%rbx), %xmm0; movups %xmm0, (%r12); vmovdqu (%rbx), %ymm1; "   \
