@@ -91,7 +91,7 @@ int command_doctor(int argc, char **argv)
     row("io_uring", uring, uring ? "disks use it" : "disks use threads instead");
     int error;
     bool tun = can_open("/dev/net/tun", &error);
-    row("tun", tun, tun ? "" : strerror(error));
+    row("tun", tun, tun ? "for --net tap" : strerror(error));
 
     printf("\n");
     for (unsigned i = 0; engines[i]; i++) {

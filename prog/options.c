@@ -138,6 +138,32 @@ static int take_disk(struct run_options *o, char *v, struct error *err)
     return 0;
 }
 
+static int take_net(struct run_options *o, char *v, struct error *err)
+{
+    struct error why;
+    if (!strcmp(v, "none")) {
+        o->nets = 0;
+        return 0;
+    }
+    if (o->nets == MAX_NETS)
+        return wrong(err, "--net %.80s: at most %d networks", v, MAX_NETS);
+    if (network_take(&o->net[o->nets], v, &why))
+        return wrong(err, "%s", why.text);
+    o->nets++;
+    return 0;
+}
+
+static int take_publish(struct run_options *o, char *v, struct error *err)
+{
+    struct error why;
+    if (o->publishes == MAX_PUBLISHES)
+        return wrong(err, "--publish %.80s: at most %d ports", v, MAX_PUBLISHES);
+    if (network_take_publish(&o->publish[o->publishes], v, &why))
+        return wrong(err, "%s", why.text);
+    o->publishes++;
+    return 0;
+}
+
 static bool is_console(const char *v)
 {
     return !strcmp(v, "stdio") || !strcmp(v, "pty") || !strcmp(v, "none") || (!strncmp(v, "socket:", 7) && v[7]) ||
@@ -284,6 +310,10 @@ static const struct option options[] = {
     {"initrd", "FILE", "initial RAM disk (multiboot: the module)", take_initrd},
     {"append", "STRING", "the kernel's command line", take_append},
     {"disk", "FILE[,ro][,serial=S]", "raw image or block device; may be given several times", take_disk},
+    {"net", "WHERE[,mac=MAC][,mtu=N]",
+     "a network card: user, tap[:NAME], socket:PATH; may be given several times; none (default)", take_net},
+    {"publish", "[ADDR:]HOST:GUEST[/udp]",
+     "let the host's port (of 127.0.0.1, or ADDR) lead to the guest's; may be given several times", take_publish},
     {"cpus", "N", "virtual CPUs (default 1)", take_cpus},
     {"memory", "SIZE", "such as 512M or 2G (default 1G; a bare number is MiB)", take_memory},
     {"cpu", "MODEL",
@@ -333,6 +363,13 @@ static int check(const struct run_options *o, struct error *err)
     if (o->code_cache > most)
         return wrong(err, "--code-cache %" PRIu64 "M: %u vCPUs can use %" PRIu64 "G at most", o->code_cache >> 20,
                      o->cpus, most >> 30);
+    unsigned users = 0;
+    for (unsigned i = 0; i < o->nets; i++)
+        users += o->net[i].kind == NETWORK_USER;
+    if (users > 1)
+        return wrong(err, "--net user: there can be only one user network");
+    if (o->publishes && !users)
+        return wrong(err, "--publish %.80s: needs --net user", o->publish[0].text);
     bool twice = o->hvc && !strcmp(o->hvc, "stdio") && !strcmp(o->console, "stdio");
     return twice ? wrong(err, "--hvc stdio: the serial port has stdio already; give it --console none") : 0;
 }
@@ -384,5 +421,6 @@ void run_options_help(FILE *f)
             "SIGINT and SIGTERM press the power button; a second one ends the machine at once.\n\n"
             "Exit status: 0 the guest powered off, 2 wrong usage, 3 the guest crashed, 1 any other failure.\n\n"
             "Example: trapeze run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/vda' \\\n"
-            "                     --disk debian.img --cpus 2 --memory 2G\n");
+            "                     --disk debian.img --cpus 2 --memory 2G \\\n"
+               "                     --net user --publish 2222:22\n");
 }

@@ -4,6 +4,7 @@
 // where help is.
 #pragma once
 #include "engine/engine.h"
+#include "prog/network.h"
 #include "report/error.h"
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,6 +26,10 @@ struct run_options {
     const char *kernel, *initrd, *append;
     struct disk_option disk[MAX_DISKS];
     unsigned disks;
+    struct network_option net[MAX_NETS];
+    unsigned nets;
+    struct net_publish publish[MAX_PUBLISHES]; // on the one user network
+    unsigned publishes;
     const char *console; // COM1, ttyS0 in Linux
     const char *hvc;     // virtio console, hvc0 in Linux; NULL: none
     const char *name;

@@ -6,6 +6,7 @@
 #include "backend/aio.h"
 #include "backend/console.h"
 #include "backend/disk.h"
+#include "backend/net.h"
 #include "host/clock.h"
 #include "host/cpuid.h"
 #include "host/loop.h"
@@ -18,10 +19,12 @@
 #include "prog/options.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <net/if.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -38,6 +41,7 @@ struct run {
     struct signal_watch *signals;
     struct aio *aio;
     struct disk *disk[MAX_DISKS];
+    struct net *net[MAX_NETS];
     struct console *console, *hvc, *debugcon;
     struct host_ram ram;
     struct file kernel, initrd;
@@ -124,6 +128,35 @@ static int open_disks(struct run *r, struct error *err)
     return e;
 }
 
+static int open_net(struct run *r, const struct network_option *o, struct net **net, struct error *err)
+{
+    char device[IF_NAMESIZE];
+    int e;
+    switch (o->kind) {
+    case NETWORK_TAP:
+        e = net_tap_open(o->where, o->mtu, device, net, err);
+        if (!e)
+            log_info(&r->log, "network tap: device %s", device);
+        return e;
+    case NETWORK_SOCKET:
+        return net_socket_open(o->where, o->mtu, net, err);
+    default:
+        return net_user_open(&(struct net_user_options){.hostname = r->o.name,
+                                                        .mtu = o->mtu,
+                                                        .publish = r->o.publish,
+                                                        .publishes = r->o.publishes},
+                             net, err);
+    }
+}
+
+static int open_nets(struct run *r, struct error *err)
+{
+    int e = 0;
+    for (unsigned n = 0; n < r->o.nets && !e; n++)
+        e = open_net(r, &r->o.net[n], &r->net[n], err);
+    return e;
+}
+
 static int open_files(struct run *r, struct error *err)
 {
     int e = file_map(&r->kernel, "kernel", r->o.kernel, err);
@@ -141,6 +174,16 @@ static int add_virtio(struct run *r, struct pc *pc, struct error *err)
 {
     struct virtio_device *d;
     int e = 0;
+    // Network cards first: systems name them by their slot, which should not depend on the number of disks.
+    for (unsigned n = 0; n < r->o.nets && !e; n++) {
+        char name[24];
+        uint8_t mac[6];
+        network_mac(r->o.name, n, mac);
+        snprintf(name, sizeof name, "virtio-net%u", n);
+        e = virtio_net_create(&r->vm, name, r->net[n], r->o.net[n].has_mac ? r->o.net[n].mac : mac, &d, err);
+        if (!e)
+            e = attach(r, pc, d, err);
+    }
     for (unsigned n = 0; n < r->o.disks && !e; n++) {
         char name[24];
         snprintf(name, sizeof name, "virtio-blk%u", n);
@@ -214,7 +257,8 @@ static int build(struct run *r, struct error *err)
     if (e)
         return e;
     log_info(&r->log, "engine %s (%s), CPU model %s", engine->name, why.text, r->model.name);
-    if ((e = open_files(r, err)) || (e = open_disks(r, err)) || (e = open_consoles(r, err)) ||
+    if ((e = open_files(r, err)) || (e = open_disks(r, err)) || (e = open_nets(r, err)) ||
+        (e = open_consoles(r, err)) ||
         (e = host_ram_create(&r->ram, r->o.name, r->o.memory, true, err)) ||
         (e = vm_init(&r->vm, &r->log, r->loop, engine, &r->model, err)))
         return e;
@@ -260,6 +304,9 @@ static void run_close(struct run *r)
         console_close(r->hvc);
     if (r->console)
         console_close(r->console);
+    for (unsigned n = 0; n < r->o.nets; n++)
+        if (r->net[n])
+            r->net[n]->ops->close(r->net[n]);
     for (unsigned n = 0; n < r->o.disks; n++)
         if (r->disk[n])
             r->disk[n]->ops->close(r->disk[n]);

@@ -70,11 +70,32 @@ bool virtio_pop(struct virtio_device *d, unsigned queue, struct virtq_chain *c)
     return true;
 }
 
+static void back(struct virtio_device *d, unsigned chains)
+{
+    d->in_flight -= chains;
+    if (!d->in_flight)
+        d->resetting = false;
+}
+
 void virtio_push(struct virtio_device *d, unsigned queue, const struct virtq_chain *c, uint64_t written)
 {
     virtq_push(&d->queue[queue].ring, c->head, c->epoch, written > UINT32_MAX ? UINT32_MAX : (uint32_t)written);
-    if (!--d->in_flight)
-        d->resetting = false;
+    back(d, 1);
+}
+
+void virtio_push_together(struct virtio_device *d, unsigned queue, uint32_t epoch, const struct virtq_used *used,
+                          unsigned count)
+{
+    virtq_push_together(&d->queue[queue].ring, epoch, used, count);
+    back(d, count);
+}
+
+void virtio_unpop(struct virtio_device *d, unsigned queue, unsigned count)
+{
+    virtq_unpop(&d->queue[queue].ring, count);
+    d->queue[queue].budget += (int)count;
+    d->requests -= count;
+    back(d, count);
 }
 
 void virtio_notify(struct virtio_device *d, unsigned queue)

@@ -96,6 +96,11 @@ void virtio_init(struct virtio_device *d, struct vm *vm, const struct virtio_kin
 bool virtio_pop(struct virtio_device *d, unsigned queue, struct virtq_chain *c);
 // Gives it back, on any thread that holds the lock, in any order.
 void virtio_push(struct virtio_device *d, unsigned queue, const struct virtq_chain *c, uint64_t written);
+// Gives several back that were popped from one queue in one epoch, so that the driver sees all of them or none.
+void virtio_push_together(struct virtio_device *d, unsigned queue, uint32_t epoch, const struct virtq_used *used,
+                          unsigned count);
+// Leaves the last `count` chains in the ring as if they had not been popped; the lock was held since the first of them.
+void virtio_unpop(struct virtio_device *d, unsigned queue, unsigned count);
 // Interrupts the driver if it wants to hear of what was pushed.
 void virtio_notify(struct virtio_device *d, unsigned queue);
 // Makes a kick's budget smaller where chains are more work than usual.

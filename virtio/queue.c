@@ -166,17 +166,29 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c)
     return 1;
 }
 
-void virtq_push(struct virtq *q, uint16_t head, uint32_t epoch, uint32_t written)
+void virtq_push_together(struct virtq *q, uint32_t epoch, const struct virtq_used *used, unsigned count)
 {
     if (epoch != q->epoch || !q->enabled)
         return;
-    uint64_t at = RING_ELEMENTS + (uint64_t)USED_ELEMENT * (q->next_used % q->size);
-    uint32_t element[2] = {head, written};
-    memcpy(q->used_host + at, element, sizeof element);
-    q->next_used++;
-    store16(q->used_host + RING_IDX, q->next_used); // release: after the element
-    vm_ram_written(q->vm, q->used + at, sizeof element);
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t at = RING_ELEMENTS + (uint64_t)USED_ELEMENT * (q->next_used % q->size);
+        uint32_t element[2] = {used[i].head, used[i].written};
+        memcpy(q->used_host + at, element, sizeof element);
+        vm_ram_written(q->vm, q->used + at, sizeof element);
+        q->next_used++;
+    }
+    store16(q->used_host + RING_IDX, q->next_used); // release: after the elements
     vm_ram_written(q->vm, q->used + RING_IDX, 2);
+}
+
+void virtq_push(struct virtq *q, uint16_t head, uint32_t epoch, uint32_t written)
+{
+    virtq_push_together(q, epoch, &(struct virtq_used){head, written}, 1);
+}
+
+void virtq_unpop(struct virtq *q, unsigned count)
+{
+    q->next_avail = (uint16_t)(q->next_avail - count);
 }
 
 bool virtq_wants_interrupt(struct virtq *q)

@@ -74,6 +74,15 @@ int virtq_enable(struct virtq *q);
 int virtq_pop(struct virtq *q, struct virtq_chain *c);
 // Gives a chain back with the number of bytes written into its in-buffers.
 void virtq_push(struct virtq *q, uint16_t head, uint32_t epoch, uint32_t written);
+// Gives several chains back by one step of the ring's index: the driver sees all of them or none. count <= size.
+struct virtq_used {
+    uint16_t head;
+    uint32_t written;
+};
+void virtq_push_together(struct virtq *q, uint32_t epoch, const struct virtq_used *used, unsigned count);
+// Puts the last `count` chains back into the available ring, as if they had not been taken; nothing may have been pushed
+// meanwhile.
+void virtq_unpop(struct virtq *q, unsigned count);
 // True if the driver wants to hear of what was pushed since the last call.
 bool virtq_wants_interrupt(struct virtq *q);
 
