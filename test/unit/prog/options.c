@@ -72,6 +72,52 @@ static void sizes(void **state)
     assert_int_equal(o.memory, 2ull << 20);
 }
 
+static void networks(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("--kernel", "k"), 0);
+    assert_int_equal(o.nets, 0);
+    assert_int_equal(PARSE("--kernel", "k", "--net", "user,mac=02:00:5E:10:00:ff,mtu=1500", "--net", "tap", "--net",
+                           "tap:vm0,mtu=9000", "--net", "socket:/s", "--publish", "8080:80", "--publish",
+                           "0.0.0.0:5353:53/udp", "--publish", "1:65535/tcp"),
+                     0);
+    assert_int_equal(o.nets, 4);
+    static const uint8_t mac[6] = {2, 0, 0x5e, 0x10, 0, 0xff};
+    assert_int_equal(o.net[0].kind, NETWORK_USER);
+    assert_true(o.net[0].has_mac);
+    assert_memory_equal(o.net[0].mac, mac, 6);
+    assert_int_equal(o.net[0].mtu, 1500);
+    assert_int_equal(o.net[1].kind, NETWORK_TAP);
+    assert_null(o.net[1].where);
+    assert_string_equal(o.net[2].where, "vm0");
+    assert_int_equal(o.net[2].mtu, 9000);
+    assert_int_equal(o.net[3].kind, NETWORK_SOCKET);
+    assert_string_equal(o.net[3].where, "/s");
+    assert_int_equal(o.publishes, 3);
+    assert_int_equal(ntohl(o.publish[0].address.s_addr), 0x7f000001);
+    assert_int_equal(o.publish[0].host, 8080);
+    assert_int_equal(o.publish[0].guest, 80);
+    assert_false(o.publish[0].udp);
+    assert_int_equal(o.publish[1].address.s_addr, 0);
+    assert_int_equal(o.publish[1].host, 5353);
+    assert_true(o.publish[1].udp);
+    assert_int_equal(o.publish[2].guest, 65535);
+    assert_false(o.publish[2].udp);
+    // The last word counts.
+    assert_int_equal(PARSE("--kernel", "k", "--net", "user", "--net", "none"), 0);
+    assert_int_equal(o.nets, 0);
+    // Addresses by name: the same each time, others for others, and none that a manufacturer has.
+    uint8_t a[6], b[6];
+    network_mac("vm1", 0, a);
+    network_mac("vm1", 0, b);
+    assert_memory_equal(a, b, 6);
+    network_mac("vm1", 1, b);
+    assert_memory_not_equal(a, b, 6);
+    network_mac("vm2", 0, b);
+    assert_memory_not_equal(a, b, 6);
+    assert_int_equal(a[0] & 3, 2);
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -97,6 +143,26 @@ static void refusals(void **state)
         {{"--disk", "d,serial=123456789012345678901"}, "at most 20 characters"},
         {{"--console", "tty"}, "--console tty: must be"},
         {{"--console", "file:"}, "must be"},
+        {{"--net", "wifi"}, "--net wifi: must be user, tap, tap:NAME, socket:PATH or none"},
+        {{"--net", "user:x"}, "--net user:x: must be"},
+        {{"--net", "tap:"}, "--net tap:: must be"},
+        {{"--net", "socket"}, "--net socket: must be"},
+        {{"--net", "socket:,mtu=1500"}, "--net socket:: must be"},
+        {{"--net", "user,mac=02:00:00:00:00"}, "--net user: mac=02:00:00:00:00: must be like"},
+        {{"--net", "user,mac=01:00:00:00:00:00"}, "no group's address"},
+        {{"--net", "user,mac=02-00-00-00-00-00"}, "must be like"},
+        {{"--net", "user,mtu=67"}, "--net user: mtu=67: must be a number from 68 to 65520"},
+        {{"--net", "user,mtu=x"}, "must be a number"},
+        {{"--net", "user,speed=9"}, "--net user: speed=9: unknown; there are: mac=MAC, mtu=N"},
+        {{"--net", "user", "--net", "user", "--kernel=k"}, "only one user network"},
+        {{"--publish", "80:80", "--kernel", "k"}, "--publish 80:80: needs --net user"},
+        {{"--publish", "80"}, "--publish 80: must be"},
+        {{"--publish", "0:80"}, "must be"},
+        {{"--publish", "80:65536"}, "must be"},
+        {{"--publish", "x:1:80"}, "must be"},
+        {{"--publish", "1:1.2.3.4:80"}, "must be"},
+        {{"--publish", "1:80/sctp"}, "must be"},
+        {{"--publish", "/udp"}, "must be"},
         {{"--code-cache", "much"}, "--code-cache much: must be a size"},
         {{"--code-cache", "0"}, "--code-cache 0: must be a size"},
         {{"--code-cache", "512K", "--kernel", "k"}, "--code-cache 512K: 1 vCPUs need 1M at least"},
@@ -123,6 +189,7 @@ int main(void)
         cmocka_unit_test(defaults),
         cmocka_unit_test(everything),
         cmocka_unit_test(sizes),
+        cmocka_unit_test(networks),
         cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
