@@ -1,8 +1,8 @@
 // A cable to another machine, by a unix socket: see net.h for the format and who listens.
 //
-// What comes is gathered in `in` until a frame is complete. What goes out is written at once; if the socket takes only a
-// part, the rest waits in `out`, and no other frame is accepted before it is gone. A peer that announces a frame larger
-// than any is hung up on.
+// What comes is gathered in `in` until a frame is complete. What goes out is written at once; if the socket takes only
+// a part, the rest waits in `out`, and no other frame is accepted before it is gone. A peer that announces a frame
+// larger than any is hung up on.
 #include "backend/net.h"
 #include "backend/net_checksum.h"
 #include "backend/net_worker.h"
@@ -19,9 +19,9 @@ enum { PREFIX = 4, RETRY_MS = 500, READS_PER_ROUND = 8, IN_ROOM = 4 * NET_FRAME_
 struct net_socket {
     struct net_worker worker;
     struct sockaddr_un address;
-    int listener, peer;     // -1: none
+    int listener, peer;                  // -1: none
     unsigned listener_index, peer_index; // in worker.fds; 0: not polled
-    bool link;              // what the card was told
+    bool link;                           // what the card was told
     size_t in_size, out_start, out_end;
     uint8_t in[IN_ROOM], out[PREFIX + NET_FRAME_MAX];
 };

@@ -1,8 +1,8 @@
-// A TAP device of the host: see net.h. Frames go through /dev/net/tun with virtio's header before them, so the kernel does
-// the offloads (Linux, Documentation/networking/tuntap.rst; TUNSETOFFLOAD for the other direction).
+// A TAP device of the host: see net.h. Frames go through /dev/net/tun with virtio's header before them, so the kernel
+// does the offloads (Linux, Documentation/networking/tuntap.rst; TUNSETOFFLOAD for the other direction).
 //
-// A NAME that exists is used (its owner may be told by `ip tuntap add ... user`), one that does not is made, which needs
-// CAP_NET_ADMIN, and goes when we end. Addresses, bridges and routes are the host's administrator's affair.
+// A NAME that exists is used (its owner may be told by `ip tuntap add ... user`), one that does not is made, which
+// needs CAP_NET_ADMIN, and goes when we end. Addresses, bridges and routes are the host's administrator's affair.
 #include "backend/net.h"
 #include "backend/net_worker.h"
 #include <errno.h>

@@ -1,8 +1,9 @@
-// The user network, by libslirp: see net.h. libslirp is a TCP/IP stack that turns the guest's connections into sockets of
-// this process. It is not thread-safe, and is touched by the worker's thread alone once that runs.
+// The user network, by libslirp: see net.h. libslirp is a TCP/IP stack that turns the guest's connections into sockets
+// of this process. It is not thread-safe, and is touched by the worker's thread alone once that runs.
 //
-// Large packets. Its stack takes TCP segments as large as IP packets can be. So the guest is told an MTU of 65520, and a
-// frame that is to be cut into segments goes in whole; each byte then costs a fraction of what 1500 would make it cost.
+// Large packets. Its stack takes TCP segments as large as IP packets can be. So the guest is told an MTU of 65520, and
+// a frame that is to be cut into segments goes in whole; each byte then costs a fraction of what 1500 would make it
+// cost.
 //
 // Checksums that libslirp made need no checking, so frames say DATA_VALID.
 #include "backend/net.h"

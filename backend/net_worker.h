@@ -1,5 +1,5 @@
-// The thread behind a network backend, for backends alone: it polls, lets the card transmit, and keeps the frames that the
-// card had no room for.
+// The thread behind a network backend, for backends alone: it polls, lets the card transmit, and keeps the frames that
+// the card had no room for.
 //
 // Each round: fill() says what to wait for, poll, ready() handles what came (it calls net_worker_receive for each frame
 // that came in), then the card transmits if somebody woke us or `resume` is set. While frames are kept (`kept`), a

@@ -98,7 +98,8 @@ int network_take_publish(struct net_publish *p, const char *v, struct error *err
     }
     if (!good || !p->host || !p->guest)
         return error_set(err, EINVAL,
-                         "--publish %.80s: must be [ADDRESS:]HOST:GUEST, with IPv4 address and ports, and /udp if so", v);
+                         "--publish %.80s: must be [ADDRESS:]HOST:GUEST, with IPv4 address and ports, and /udp if so",
+                         v);
     return 0;
 }
 

@@ -422,5 +422,5 @@ void run_options_help(FILE *f)
             "Exit status: 0 the guest powered off, 2 wrong usage, 3 the guest crashed, 1 any other failure.\n\n"
             "Example: trapeze run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/vda' \\\n"
             "                     --disk debian.img --cpus 2 --memory 2G \\\n"
-               "                     --net user --publish 2222:22\n");
+            "                     --net user --publish 2222:22\n");
 }

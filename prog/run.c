@@ -141,11 +141,10 @@ static int open_net(struct run *r, const struct network_option *o, struct net **
     case NETWORK_SOCKET:
         return net_socket_open(o->where, o->mtu, net, err);
     default:
-        return net_user_open(&(struct net_user_options){.hostname = r->o.name,
-                                                        .mtu = o->mtu,
-                                                        .publish = r->o.publish,
-                                                        .publishes = r->o.publishes},
-                             net, err);
+        return net_user_open(
+            &(struct net_user_options){
+                .hostname = r->o.name, .mtu = o->mtu, .publish = r->o.publish, .publishes = r->o.publishes},
+            net, err);
     }
 }
 
@@ -258,8 +257,7 @@ static int build(struct run *r, struct error *err)
         return e;
     log_info(&r->log, "engine %s (%s), CPU model %s", engine->name, why.text, r->model.name);
     if ((e = open_files(r, err)) || (e = open_disks(r, err)) || (e = open_nets(r, err)) ||
-        (e = open_consoles(r, err)) ||
-        (e = host_ram_create(&r->ram, r->o.name, r->o.memory, true, err)) ||
+        (e = open_consoles(r, err)) || (e = host_ram_create(&r->ram, r->o.name, r->o.memory, true, err)) ||
         (e = vm_init(&r->vm, &r->log, r->loop, engine, &r->model, err)))
         return e;
     r->vm_made = true;

@@ -9,8 +9,8 @@
 // `held` in our buffer and goes first the next time.
 //
 // In. With mergeable buffers a frame may fill several chains (5.1.6.4). Its number stands in the first one's header and
-// the driver expects to find them all once it sees the first, so they are given back by one step of the ring's index. If
-// there are not enough, they stay in the ring and the frame with the backend:
+// the driver expects to find them all once it sees the first, so they are given back by one step of the ring's index.
+// If there are not enough, they stay in the ring and the frame with the backend:
 //
 //     chains of 1536 bytes, a frame of 4000:   [header 1524 | 1536 | 940 ]   num_buffers 3
 //
@@ -52,18 +52,18 @@ struct virtio_net {
     struct virtio_device virtio;
     struct net *net;
     struct net_config config;
-    struct virtq_chain first, more, out;       // being filled, being sent
-    struct virtq_used used[VIRTQ_SIZE_MAX];    // of the frame being received
-    bool serving;                              // the backend's thread is in our transmit kick
-    bool starved;                              // the backend waits for room
-    bool held;                                 // `frame` is still to be sent
-    unsigned accepted;                         // offloads that the backend was told of
-    const struct net_header *in_header;        // while a frame is being received
+    struct virtq_chain first, more, out;    // being filled, being sent
+    struct virtq_used used[VIRTQ_SIZE_MAX]; // of the frame being received
+    bool serving;                           // the backend's thread is in our transmit kick
+    bool starved;                           // the backend waits for room
+    bool held;                              // `frame` is still to be sent
+    unsigned accepted;                      // offloads that the backend was told of
+    const struct net_header *in_header;     // while a frame is being received
     const uint8_t *in;
     size_t in_size;
     enum verdict verdict;
     uint64_t rx_frames, rx_bytes, rx_dropped, tx_frames, tx_bytes, tx_dropped; // for statistics
-    struct net_header header;                  // of `frame`
+    struct net_header header;                                                  // of `frame`
     size_t size;
     uint8_t frame[NET_FRAME_MAX];
 };
@@ -123,7 +123,8 @@ static enum verdict place(struct virtio_net *n)
         unsigned before = chains ? 0 : sizeof h;
         if ((chains && !merge) || chains == VIRTQ_SIZE_MAX || !virtio_pop(d, RECEIVE, c)) {
             // More will come, unless these were all that the ring can hold or all that a frame may have.
-            bool never = (chains && !merge) || chains >= d->queue[RECEIVE].ring.size || (d->status & VIRTIO_NEEDS_RESET);
+            bool never =
+                (chains && !merge) || chains >= d->queue[RECEIVE].ring.size || (d->status & VIRTIO_NEEDS_RESET);
             virtio_unpop(d, RECEIVE, chains);
             return never ? DROPPED : NO_ROOM;
         }
@@ -231,9 +232,8 @@ static void transmit_kick(struct virtio_net *n)
 // What the driver accepted, as far as the backend can give it.
 static void tell_backend(struct virtio_net *n)
 {
-    unsigned accepted = n->virtio.status & VIRTIO_DRIVER_OK
-                            ? offloads(n, NET_F_GUEST_CSUM, NET_F_GUEST_TSO4, NET_F_GUEST_TSO6)
-                            : 0;
+    unsigned accepted =
+        n->virtio.status & VIRTIO_DRIVER_OK ? offloads(n, NET_F_GUEST_CSUM, NET_F_GUEST_TSO4, NET_F_GUEST_TSO6) : 0;
     if (accepted == n->accepted)
         return;
     n->accepted = accepted;

@@ -80,8 +80,8 @@ struct virtq_used {
     uint32_t written;
 };
 void virtq_push_together(struct virtq *q, uint32_t epoch, const struct virtq_used *used, unsigned count);
-// Puts the last `count` chains back into the available ring, as if they had not been taken; nothing may have been pushed
-// meanwhile.
+// Puts the last `count` chains back into the available ring, as if they had not been taken; nothing may have been
+// pushed meanwhile.
 void virtq_unpop(struct virtq *q, unsigned count);
 // True if the driver wants to hear of what was pushed since the last call.
 bool virtq_wants_interrupt(struct virtq *q);

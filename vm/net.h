@@ -1,7 +1,7 @@
 // What a network card needs from whatever carries its frames: the interface that backends implement.
 //
-// A backend has one thread of its own. It hands frames up by receive(), and it calls transmit() after wake(), upon which
-// the card hands its frames down by send(): so neither way is ever served on a vCPU's thread.
+// A backend has one thread of its own. It hands frames up by receive(), and it calls transmit() after wake(), upon
+// which the card hands its frames down by send(): so neither way is ever served on a vCPU's thread.
 //
 //     vCPU                 backend's thread
 //     kick -> wake()   ..> transmit() -> send(), send(), ...
@@ -12,19 +12,19 @@
 // transmit() the next time, which it does as soon as it has room.
 //
 // Frames are whole Ethernet frames without FCS. What the hardware of a real card would do to them is described in the
-// header, which is virtio's (Virtio 1.2, 5.1.6): a checksum that is still to be completed, a TCP stream that is still to
-// be cut into segments. Neither side gives the other what it has not said it takes (`takes`, accept()).
+// header, which is virtio's (Virtio 1.2, 5.1.6): a checksum that is still to be completed, a TCP stream that is still
+// to be cut into segments. Neither side gives the other what it has not said it takes (`takes`, accept()).
 #pragma once
 #include "report/error.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NET_CSUM = 1, NET_TSO4 = 2, NET_TSO6 = 4 };                              // offloads
+enum { NET_CSUM = 1, NET_TSO4 = 2, NET_TSO6 = 4 };                                        // offloads
 enum { NET_ETHERNET = 14, NET_FRAME_MAX = 65550, NET_MTU_MIN = 68, NET_MTU_MAX = 65520 }; // bytes
 
-enum { NET_HEADER_NEEDS_CSUM = 1, NET_HEADER_DATA_VALID = 2 };           // net_header.flags
-enum { NET_GSO_NONE = 0, NET_GSO_TCPV4 = 1, NET_GSO_TCPV6 = 4 };         // net_header.gso_type
+enum { NET_HEADER_NEEDS_CSUM = 1, NET_HEADER_DATA_VALID = 2 };   // net_header.flags
+enum { NET_GSO_NONE = 0, NET_GSO_TCPV4 = 1, NET_GSO_TCPV6 = 4 }; // net_header.gso_type
 
 struct net_header { // little-endian
     uint8_t flags, gso_type;

@@ -48,8 +48,7 @@ static void accept(struct net *n, unsigned offloads)
     t->accepted = offloads;
 }
 
-static const struct net_ops ops = {
-    .start = start, .stop = nothing, .wake = nothing, .send = send, .accept = accept};
+static const struct net_ops ops = {.start = start, .stop = nothing, .wake = nothing, .send = send, .accept = accept};
 
 static void backend(struct fuzz_virtio *v)
 {

@@ -1,4 +1,5 @@
-// echo PORT: answers one UDP datagram with its own words, prints it and ends; busybox has nothing that listens for these.
+// echo PORT: answers one UDP datagram with its own words, prints it and ends; busybox has nothing that listens for
+// these.
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-// Network backends before a card that records: the socket's format and its peers, the user network's answers, checksums.
+// Network backends before a card that records: the socket's format and its peers, the user network's answers,
+// checksums.
 #include "backend/net.h"
 #include "backend/net_checksum.h"
 #include "unit.h"
@@ -250,8 +251,8 @@ static void user_network_answers(void **state)
     assert_int_equal(net->mtu, NET_USER_MTU);
     plug(c, net);
     // Who has 10.0.2.2? Tell 10.0.2.15.
-    static const uint8_t ask[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 8, 6, 0,  1, 8,  0, 6, 4, 0,
-                                    1,    2,    0,    0,    0,    0,    9, 10, 0, 2, 15, 0, 0, 0, 0, 0,  0, 10, 0, 2, 2};
+    static const uint8_t ask[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0,  0, 0, 0,  9, 8, 6, 0, 1, 8, 0,  6, 4, 0,
+                                    1,    2,    0,    0,    0,    0,    9, 10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2};
     memcpy(c->frame, ask, sizeof ask);
     card_send(c, 1, sizeof ask);
     static const uint8_t answer[] = {10, 0, 2, 2};

@@ -186,11 +186,8 @@ static void refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),
-        cmocka_unit_test(everything),
-        cmocka_unit_test(sizes),
-        cmocka_unit_test(networks),
-        cmocka_unit_test(refusals),
+        cmocka_unit_test(defaults), cmocka_unit_test(everything), cmocka_unit_test(sizes),
+        cmocka_unit_test(networks), cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,11 +50,8 @@ static void test_accept(struct net *n, unsigned offloads)
     ((struct test_net *)n)->accepted = offloads;
 }
 
-static const struct net_ops test_ops = {.start = test_start,
-                                        .stop = test_stop,
-                                        .wake = test_wake,
-                                        .send = test_send,
-                                        .accept = test_accept};
+static const struct net_ops test_ops = {
+    .start = test_start, .stop = test_stop, .wake = test_wake, .send = test_send, .accept = test_accept};
 
 struct net_bed {
     struct bed bed;
@@ -209,13 +206,14 @@ static void offloads_as_negotiated(void **state)
     begin(&b, state);
     start(&b, F_CSUM | F_GUEST_CSUM | F_HOST_TSO4);
     const struct net_header good = {.flags = 1, .csum_start = 34, .csum_offset = 16},
-                            segments = {.flags = 1, .gso_type = 1, .gso_size = 1460, .csum_start = 34, .csum_offset = 16};
+                            segments = {
+                                .flags = 1, .gso_type = 1, .gso_size = 1460, .csum_start = 34, .csum_offset = 16};
     struct net_header bad[] = {good, segments, segments, segments, good};
-    bad[0].csum_start = 99;  // the field lies beyond the end
-    bad[1].gso_type = 4;     // not accepted
-    bad[2].flags = 0;        // segments without checksum
+    bad[0].csum_start = 99; // the field lies beyond the end
+    bad[1].gso_type = 4;    // not accepted
+    bad[2].flags = 0;       // segments without checksum
     bad[3].gso_size = 0;
-    bad[4].gso_type = 3;     // UDP, never offered
+    bad[4].gso_type = 3; // UDP, never offered
     put(&b, 0, &good, 100);
     put(&b, 2, &segments, 2000);
     for (unsigned i = 0; i < 5; i++)
@@ -343,12 +341,8 @@ static void largest_frame(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ON_BOTH(describes_itself),
-        ON_BOTH(sends_on_the_backends_thread),
-        ON_BOTH(reset_forgets_what_is_held),
-        ON_BOTH(offloads_as_negotiated),
-        ON_BOTH(receives_into_one_buffer),
-        ON_BOTH(merges_buffers),
+        ON_BOTH(describes_itself),       ON_BOTH(sends_on_the_backends_thread), ON_BOTH(reset_forgets_what_is_held),
+        ON_BOTH(offloads_as_negotiated), ON_BOTH(receives_into_one_buffer),     ON_BOTH(merges_buffers),
         ON_BOTH(largest_frame),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
