@@ -1,8 +1,10 @@
 // Raw disks: the bytes of a file or a block device are the bytes of the disk. See disk.h.
 //
 // Discard punches holes, writing zeroes lets the file system do it where it can and writes real zeroes where it can't,
-// flush is fdatasync. Invariant: inflight counts submitted requests whose done() has not returned.
-#include "backend/disk.h"
+// flush is fdatasync. On a guarded disk (disk.c), a write to its beginning goes by way of a copy of the first sector,
+// which is looked at: the guest may change its own memory in between. Invariant: inflight counts submitted requests
+// whose done() has not returned.
+#include "backend/disk_raw.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -16,11 +18,12 @@
 _Static_assert(sizeof(struct disk_segment) == sizeof(struct iovec), "a disk segment is an iovec");
 _Static_assert(offsetof(struct disk_segment, len) == offsetof(struct iovec, iov_len), "a disk segment is an iovec");
 
-enum { ZERO_CHUNK = 1 << 20, ZERO_SEGMENTS = 16 };
+enum { SECTOR = 512, ZERO_CHUNK = 1 << 20, ZERO_SEGMENTS = 16 };
 
 struct raw_disk {
     struct disk disk;
     int fd;
+    bool guarded;
     struct aio *aio;
     void *zeroes; // ZERO_CHUNK bytes, for file systems without FALLOC_FL_ZERO_RANGE
     pthread_mutex_t lock;
@@ -34,7 +37,8 @@ struct raw_request {
     struct disk_request *request;
     uint64_t at, end; // writing real zeroes: what is still to do
     struct iovec zero[ZERO_SEGMENTS];
-    struct iovec iov[]; // a copy: the aio changes it
+    uint8_t first[SECTOR]; // of a guarded disk
+    struct iovec iov[];    // a copy: the aio changes it; the first is for `first`
 };
 
 static void finish(struct raw_request *q, int result)
@@ -95,6 +99,28 @@ static void on_done(struct aio_request *a, int result)
     finish(q, result);
 }
 
+// Puts a copy in the place of the first sector's bytes. False if they must not be written.
+static bool guard(struct raw_request *q)
+{
+    size_t have = 0;
+    while (have < SECTOR && q->aio.iovs) {
+        struct iovec *v = q->aio.iov;
+        size_t piece = v->iov_len < SECTOR - have ? v->iov_len : SECTOR - have;
+        memcpy(q->first + have, v->iov_base, piece);
+        v->iov_base = (char *)v->iov_base + piece;
+        v->iov_len -= piece;
+        have += piece;
+        if (!v->iov_len) {
+            q->aio.iov++;
+            q->aio.iovs--;
+        }
+    }
+    q->aio.iov--; // there is one more than the request has segments, in front
+    q->aio.iovs++;
+    *q->aio.iov = (struct iovec){q->first, have};
+    return have < DISK_MAGIC_BYTES || !disk_magic(q->first);
+}
+
 static void submit(struct disk *disk, struct disk_request *r)
 {
     struct raw_disk *d = (struct raw_disk *)disk;
@@ -117,14 +143,14 @@ static void submit(struct disk *disk, struct disk_request *r)
         r->done(r, 0);
         return;
     }
-    struct raw_request *q = malloc(sizeof *q + segs * sizeof(struct iovec));
+    struct raw_request *q = malloc(sizeof *q + (segs + 1) * sizeof(struct iovec));
     if (!q) {
         r->done(r, -ENOMEM);
         return;
     }
     static const enum aio_op op[] = {AIO_READ, AIO_WRITE, AIO_SYNC, AIO_PUNCH, AIO_ZERO};
     if (segs)
-        memcpy(q->iov, r->seg, segs * sizeof(struct iovec));
+        memcpy(q->iov + 1, r->seg, segs * sizeof(struct iovec));
     q->disk = d;
     q->request = r;
     q->at = r->offset;
@@ -133,9 +159,14 @@ static void submit(struct disk *disk, struct disk_request *r)
                                   .fd = d->fd,
                                   .offset = r->offset,
                                   .length = r->length,
-                                  .iov = q->iov,
+                                  .iov = q->iov + 1,
                                   .iovs = segs,
                                   .done = on_done};
+    if (d->guarded && r->op == DISK_WRITE && r->offset == 0 && !guard(q)) {
+        free(q);
+        r->done(r, -EPERM);
+        return;
+    }
     pthread_mutex_lock(&d->lock);
     d->inflight++;
     pthread_mutex_unlock(&d->lock);
@@ -198,14 +229,10 @@ static int find_size(int fd, const struct disk_options *o, uint64_t *size, uint3
     return 0;
 }
 
-int disk_open(const struct disk_options *o, struct aio *aio, struct disk **out, struct error *err)
+int raw_disk_open(int fd, const struct disk_options *o, bool guarded, struct aio *aio, struct disk **out,
+                  struct error *err)
 {
     static const struct disk_ops ops = {submit, drain, close_disk};
-    if (o->serial && strlen(o->serial) > 20)
-        return error_set(err, EINVAL, "disk %s: serial %s is longer than 20 characters", o->path, o->serial);
-    int fd = open(o->path, (o->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return error_set(err, errno, "disk %s: %s", o->path, strerror(errno));
     struct raw_disk *d = NULL;
     uint64_t size = 0;
     uint32_t block = 0;
@@ -229,6 +256,7 @@ int disk_open(const struct disk_options *o, struct aio *aio, struct disk **out, 
     if (o->serial)
         strcpy(d->disk.serial, o->serial);
     d->fd = fd;
+    d->guarded = guarded;
     d->aio = aio;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->idle, NULL);

@@ -130,8 +130,12 @@ static int take_disk(struct run_options *o, char *v, struct error *err)
             if (strlen(word + 7) >= sizeof d->serial)
                 return wrong(err, "--disk %.80s: serial=%.40s: at most 20 characters", v, word + 7);
             strcpy(d->serial, word + 7);
+        } else if (!strncmp(word, "format=", 7)) {
+            if (strcmp(word + 7, "raw") && strcmp(word + 7, "qcow2"))
+                return wrong(err, "--disk %.80s: format=%.40s: must be raw or qcow2", v, word + 7);
+            d->format = strcmp(word + 7, "raw") ? DISK_QCOW2 : DISK_RAW;
         } else {
-            return wrong(err, "--disk %.80s: %.40s: unknown; there are: ro, serial=S", v, word);
+            return wrong(err, "--disk %.80s: %.40s: unknown; there are: ro, serial=S, format=raw|qcow2", v, word);
         }
     }
     o->disks++;
@@ -309,7 +313,8 @@ static const struct option options[] = {
     {"kernel", "FILE", "Linux bzImage, ELF kernel with a PVH entry, or multiboot image to start", take_kernel},
     {"initrd", "FILE", "initial RAM disk (multiboot: the module)", take_initrd},
     {"append", "STRING", "the kernel's command line", take_append},
-    {"disk", "FILE[,ro][,serial=S]", "raw image or block device; may be given several times", take_disk},
+    {"disk", "FILE[,ro][,serial=S][,format=F]", "raw or qcow2 image or block device; may be given several times",
+     take_disk},
     {"net", "WHERE[,mac=MAC][,mtu=N]",
      "a network card: user, tap[:NAME], socket:PATH; may be given several times; none (default)", take_net},
     {"publish", "[ADDR:]HOST:GUEST[/udp]",

@@ -3,6 +3,7 @@
 // Options are written --name VALUE or --name=VALUE. A wrong one gives -EINVAL and a text that names it, says why, and
 // where help is.
 #pragma once
+#include "backend/disk.h"
 #include "engine/engine.h"
 #include "prog/network.h"
 #include "report/error.h"
@@ -16,6 +17,7 @@ struct disk_option {
     const char *path;
     char serial[21];
     bool readonly;
+    enum disk_format format;
 };
 
 struct run_options {

@@ -119,8 +119,9 @@ static int open_disks(struct run *r, struct error *err)
     int e = aio_create(&r->aio, err);
     for (unsigned n = 0; n < r->o.disks && !e; n++) {
         const struct disk_option *d = &r->o.disk[n];
-        e = disk_open(&(struct disk_options){.path = d->path, .serial = d->serial, .readonly = d->readonly}, r->aio,
-                      &r->disk[n], err);
+        e = disk_open(
+            &(struct disk_options){.path = d->path, .serial = d->serial, .readonly = d->readonly, .format = d->format},
+            r->aio, &r->disk[n], err);
         if (!e)
             log_info(&r->log, "disk %s: %" PRIu64 " MiB%s, by %s", d->path, r->disk[n]->size >> 20,
                      d->readonly ? ", read-only" : "", r->aio->ops->name);
