@@ -132,8 +132,9 @@ static int check_flags(struct tally *t)
             return e;
         for (uint64_t k = 0; k < q->cluster / 8 && !hopeless(t); k++) {
             uint64_t entry = load_be(t->l2 + k * 8, 8), host = entry & ENTRY_OFFSET;
-            bool copied = entry & ENTRY_COPIED, once = host && t->count[cluster_of(q, host)] == 1;
-            if (entry & ENTRY_COMPRESSED ? copied : copied != once)
+            bool packed = entry & ENTRY_COMPRESSED; // what follows is then no offset of a cluster
+            bool once = !packed && host && t->count[cluster_of(q, host)] == 1;
+            if (!(entry & ENTRY_COPIED) == once)
                 corrupt(t, "flag COPIED of L2 entry 0x%" PRIx64 " is wrong", entry);
         }
     }
