@@ -38,17 +38,19 @@ static void defaults(void **state)
 static void everything(void **state)
 {
     (void)state;
-    assert_int_equal(PARSE("--kernel=k", "--initrd", "i", "--append", "a=b c", "--disk", "d1,ro,serial=AB", "--disk=d2",
-                           "--cpus", "4", "--memory", "512M", "--trace", "pio,exits", "--console", "socket:/s", "-vv",
-                           "--engine=auto", "--stats", "--cells", "off", "--translate", "always", "--code-cache", "16M",
-                           "--perf-map", "--paravirt", "off"),
+    assert_int_equal(PARSE("--kernel=k", "--initrd", "i", "--append", "a=b c", "--disk", "d1,ro,serial=AB",
+                           "--disk=d2,format=raw", "--cpus", "4", "--memory", "512M", "--trace", "pio,exits",
+                           "--console", "socket:/s", "-vv", "--engine=auto", "--stats", "--cells", "off", "--translate",
+                           "always", "--code-cache", "16M", "--perf-map", "--paravirt", "off"),
                      0);
     assert_string_equal(o.append, "a=b c");
     assert_int_equal(o.disks, 2);
     assert_string_equal(o.disk[0].path, "d1");
     assert_true(o.disk[0].readonly);
     assert_string_equal(o.disk[0].serial, "AB");
+    assert_int_equal(o.disk[0].format, DISK_PROBE);
     assert_false(o.disk[1].readonly);
+    assert_int_equal(o.disk[1].format, DISK_RAW);
     assert_int_equal(o.cpus, 4);
     assert_int_equal(o.memory, 512ull << 20);
     assert_int_equal(o.trace, TRACE_PIO | TRACE_EXITS);
@@ -140,6 +142,7 @@ static void refusals(void **state)
         {{"--cpu", "z80"}, "--cpu z80: no such model; there are: x86-64-v2"},
         {{"--disk", ",ro"}, "file's name is empty"},
         {{"--disk", "d,rw"}, "--disk d: rw: unknown"},
+        {{"--disk", "d,format=vmdk"}, "--disk d: format=vmdk: must be raw or qcow2"},
         {{"--disk", "d,serial=123456789012345678901"}, "at most 20 characters"},
         {{"--console", "tty"}, "--console tty: must be"},
         {{"--console", "file:"}, "must be"},
