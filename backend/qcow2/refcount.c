@@ -316,27 +316,38 @@ int refcount_alloc(struct qcow2 *q, uint64_t want, uint64_t *first, uint64_t *go
 
 // --- giving back
 
+// The file system may have the space of free clusters; that it can't take it is no error.
+static void punch(const struct qcow2 *q, uint64_t first, uint64_t count)
+{
+    if (count)
+        (void)!fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(first << q->h.cluster_bits),
+                         (off_t)(count << q->h.cluster_bits));
+}
+
 int refcount_drop(struct qcow2 *q, uint64_t first, uint64_t count)
 {
-    for (uint64_t c = first; c < first + count; c++) {
+    uint64_t free_from = first, c; // [free_from, c) are free now and not punched yet
+    int e = 0;
+    for (c = first; c < first + count; c++) {
         uint64_t n;
-        int e = refcount_get(q, c, &n);
+        e = refcount_get(q, c, &n);
+        if (!e && !n)
+            e = image_broken(q);
+        if (!e)
+            e = refcount_put(q, c, n - 1);
         if (e)
-            return e;
-        if (!n)
-            return image_broken(q);
-        if ((e = refcount_put(q, c, n - 1)))
-            return e;
-        if (n > 1)
+            break;
+        if (n > 1) {
+            punch(q, free_from, c - free_from);
+            free_from = c + 1;
             continue;
+        }
         if (c < q->hint)
             q->hint = c;
         cache_drop(&q->l2, c << q->h.cluster_bits); // should it have been a table
-        // The file system may have the space; that it can't take it is no error.
-        (void)!fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(c << q->h.cluster_bits),
-                         (off_t)q->cluster);
     }
-    return 0;
+    punch(q, free_from, c - free_from);
+    return e;
 }
 
 int refcount_free(struct qcow2 *q, uint64_t first, uint64_t count)

@@ -34,7 +34,7 @@ static void request(struct disk *d, enum disk_op op, uint64_t at, uint64_t lengt
         __builtin_trap();
 }
 
-// Once: an image with an L2 table or two, data, zero clusters, and one compressed (by hand: stored deflate).
+// Once: an image with several L2 tables, data and zero clusters. (Damage makes compressed ones of some.)
 static size_t good_image(uint8_t *out)
 {
     char path[] = "/tmp/trapeze-fuzz-XXXXXX";

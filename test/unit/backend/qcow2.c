@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -467,6 +468,47 @@ static void many_at_once(void **state)
         check_clean("p");
 }
 
+// The host's disk is full (a limit on the file's size does as well): requests fail, and nothing else is harmed.
+static void host_is_full(void **state)
+{
+    (void)state;
+    struct error e;
+    struct rlimit before, small = {MIB, RLIM_INFINITY};
+    signal(SIGXFSZ, SIG_IGN);
+    for (uint32_t cluster = 512; cluster <= 65536; cluster *= 128) {
+        memset(truth, 0, SIZE);
+        unlink(in_folder("f"));
+        struct qcow2_options o = {.path = in_folder("f"), .size = SIZE, .cluster = cluster};
+        assert_int_equal(qcow2_create(&o, &e), 0);
+        struct disk *d = open_ok("f", false);
+        our_step(d);
+        assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+        small.rlim_max = before.rlim_max;
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+        unsigned failed = 0;
+        for (unsigned i = 0; i < 200; i++) {
+            uint64_t at, length;
+            random_range(&at, &length);
+            memset(back + at, (int)i, length);
+            if (run(d, DISK_WRITE, at, length, back + at)) {
+                failed++;
+                assert_int_equal(run(d, DISK_READ, at, length, back + at), 0); // parts of it may have been written
+            }
+            memcpy(truth + at, back + at, length);
+            if (i % 20 == 19)
+                run(d, DISK_FLUSH, 0, 0, NULL);
+        }
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        assert_true(failed > 0);
+        d->ops->close(d);
+        verify_ours("f");
+        if (!no_qemu()) {
+            check_clean("f");
+            verify_theirs("f");
+        }
+    }
+}
+
 // --- kill -9
 
 // A child writes block after block, each with its number in it, and tells through a pipe which have been flushed.
@@ -563,9 +605,9 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(created),      cmocka_unit_test(random_both_sides),    cmocka_unit_test(overlays),
-        cmocka_unit_test(compressed),   cmocka_unit_test(snapshots_stay),       cmocka_unit_test(grows),
-        cmocka_unit_test(many_at_once), cmocka_unit_test(killed_while_writing),
+        cmocka_unit_test(created),      cmocka_unit_test(random_both_sides), cmocka_unit_test(overlays),
+        cmocka_unit_test(compressed),   cmocka_unit_test(snapshots_stay),    cmocka_unit_test(grows),
+        cmocka_unit_test(many_at_once), cmocka_unit_test(host_is_full),      cmocka_unit_test(killed_while_writing),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
