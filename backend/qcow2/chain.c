@@ -30,18 +30,7 @@ int layer_read(struct layer *l, uint64_t offset, uint64_t length, struct cursor 
 
 static int raw_read(struct layer *l, uint64_t offset, uint64_t length, struct cursor *to)
 {
-    int e = 0;
-    while (!e && length) {
-        struct iovec iov[IOVS];
-        unsigned n;
-        uint64_t piece = cursor_take(to, length, iov, IOVS, &n);
-        if (!piece)
-            return -EINVAL;
-        e = file_readv(((struct raw_layer *)l)->fd, iov, n, offset);
-        offset += piece;
-        length -= piece;
-    }
-    return e;
+    return cursor_read(to, ((struct raw_layer *)l)->fd, offset, length);
 }
 
 static void raw_close(struct layer *l)

@@ -1,5 +1,6 @@
 // A place in a request's scattered memory, which is used up from front to back as the request is worked on.
 #include "backend/qcow2/image.h"
+#include <errno.h>
 #include <string.h>
 
 uint64_t cursor_take(struct cursor *c, uint64_t length, struct iovec *iov, unsigned max, unsigned *n)
@@ -44,4 +45,32 @@ void cursor_put(struct cursor *c, const void *from, uint64_t length)
         from = (const char *)from + piece;
         length -= piece;
     }
+}
+
+// Between the file's [offset, offset + length) and the memory.
+static int move(struct cursor *c, int fd, uint64_t offset, uint64_t length,
+                int (*transfer)(int, struct iovec *, unsigned, uint64_t))
+{
+    int e = 0;
+    while (!e && length) {
+        struct iovec iov[IOVS];
+        unsigned n;
+        uint64_t piece = cursor_take(c, length, iov, IOVS, &n);
+        if (!piece)
+            return -EINVAL;
+        e = transfer(fd, iov, n, offset);
+        offset += piece;
+        length -= piece;
+    }
+    return e;
+}
+
+int cursor_read(struct cursor *to, int fd, uint64_t offset, uint64_t length)
+{
+    return move(to, fd, offset, length, file_readv);
+}
+
+int cursor_write(struct cursor *from, int fd, uint64_t offset, uint64_t length)
+{
+    return move(from, fd, offset, length, file_writev);
 }

@@ -68,6 +68,9 @@ struct cursor {
 uint64_t cursor_take(struct cursor *c, uint64_t length, struct iovec *iov, unsigned max, unsigned *n);
 void cursor_zero(struct cursor *c, uint64_t length);
 void cursor_put(struct cursor *c, const void *from, uint64_t length);
+// Between the file's [offset, offset + length) and the memory. -EINVAL if there is less memory.
+int cursor_read(struct cursor *to, int fd, uint64_t offset, uint64_t length);
+int cursor_write(struct cursor *from, int fd, uint64_t offset, uint64_t length);
 
 // --- something that can be read: the image itself or what lies below it (chain.c)
 

@@ -5,22 +5,6 @@
 #include "backend/qcow2/image.h"
 #include <errno.h>
 
-static int read_data(struct qcow2 *q, uint64_t host, uint64_t length, struct cursor *to)
-{
-    int e = 0;
-    while (!e && length) {
-        struct iovec iov[IOVS];
-        unsigned n;
-        uint64_t piece = cursor_take(to, length, iov, IOVS, &n);
-        if (!piece)
-            return -EINVAL;
-        e = file_readv(q->fd, iov, n, host);
-        host += piece;
-        length -= piece;
-    }
-    return e;
-}
-
 int image_read(struct qcow2 *q, uint64_t offset, uint64_t length, struct cursor *to)
 {
     int e = 0;
@@ -33,7 +17,7 @@ int image_read(struct qcow2 *q, uint64_t offset, uint64_t length, struct cursor 
             return e;
         switch (x.kind) {
         case EXTENT_DATA:
-            e = read_data(q, x.host, x.length, to);
+            e = cursor_read(to, q->fd, x.host, x.length);
             break;
         case EXTENT_COMPRESSED:
             e = compressed_read(q, x.host, offset & (q->cluster - 1), x.length, to);

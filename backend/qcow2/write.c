@@ -27,22 +27,6 @@ static int may_change(struct qcow2 *q)
     return q->freed_count > FREED_MAX ? commit(q) : 0;
 }
 
-static int write_data(struct qcow2 *q, uint64_t host, uint64_t length, struct cursor *from)
-{
-    int e = 0;
-    while (!e && length) {
-        struct iovec iov[IOVS];
-        unsigned n;
-        uint64_t piece = cursor_take(from, length, iov, IOVS, &n);
-        if (!piece)
-            return -EINVAL;
-        e = file_writev(q->fd, iov, n, host);
-        host += piece;
-        length -= piece;
-    }
-    return e;
-}
-
 // Data must never go over what describes the image, whatever an L2 table says.
 static bool over_tables(const struct qcow2 *q, uint64_t host, uint64_t length)
 {
@@ -82,7 +66,7 @@ static int fill(struct qcow2 *q, const struct extent *x, uint64_t offset, uint64
         if (!e)
             e = copy_old(q, offset + length, tail, host + head + length);
     }
-    return e ? e : write_data(q, host + head, length, from);
+    return e ? e : cursor_write(from, q->fd, host + head, length);
 }
 
 // Writes to clusters that are not ours yet, as many as can be had in one piece. The range is locked alone; with the
@@ -131,7 +115,7 @@ int image_write(struct qcow2 *q, uint64_t offset, uint64_t length, const struct 
                 break;
             }
             pthread_mutex_unlock(&q->lock);
-            e = write_data(q, x.host, x.length, &c);
+            e = cursor_write(&c, q->fd, x.host, x.length);
             pthread_mutex_lock(&q->lock);
         } else if (!alone) { // come again alone: what was found may have changed by then
             range_unlock(q, &r);
