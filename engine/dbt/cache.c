@@ -239,16 +239,6 @@ static bool scan_crossing(struct dbt_vcpu *v, const struct dbt_code *code)
     return t->count && t->insn[0].len > room;
 }
 
-// Not fewer ways out than the block will have: one at its end, one at each instruction that may leave it.
-static unsigned exits_at_most(const struct dbt_translation *t)
-{
-    unsigned n = 2;
-    for (unsigned k = 0; k < t->count; k++)
-        n += t->insn[k].class == CLASS_JCC || t->insn[k].class == CLASS_JRCXZ || t->insn[k].class == CLASS_SENSITIVE ||
-             t->insn[k].class == CLASS_STRING;
-    return n < MAX_EXITS ? n : MAX_EXITS;
-}
-
 // The instruction as the interpreter can do it without ceremony; NULL: it cannot, or no room.
 static const struct interp_insn *quick(struct dbt_vcpu *v, const struct dbt_insn *i)
 {
@@ -276,7 +266,7 @@ static struct dbt_block *make(struct dbt_vcpu *v, const struct dbt_code *code, u
     struct code_page *second = crosses ? page_of(c, code->phys2, true) : NULL;
     uint32_t id2 = crosses ? dbt_page_id(v, (rip | (PAGE - 1)) + 1, code->phys2, user) : 0;
     struct dbt_block *b = arena_take(c, sizeof *b);
-    t->exit_room = exits_at_most(t);
+    t->exit_room = t->side_exits + 1; // one at its end
     t->exit_base = arena_take(c, t->exit_room * sizeof *t->exit_base);
     void *map = arena_take(c, (t->count + 1) * sizeof *b->map);
     size_t sites_at = c->arena_at;

@@ -27,8 +27,10 @@
 // Blocks are keyed by linear address, physical page and mode, and are private to a vCPU. They jump into each other:
 //     near   from a block in the same page: nothing can have changed between
 //     far    from another page, or where an indirect jump was guessed to go: the entry checks that the linear page
-//     still maps to the physical page it was translated from (itlb) indirect  through the table ibl: the entry also
-//     checks that the address is this one
+//     still maps to the physical page it was translated from (itlb)
+//
+//     indirect  through the table ibl: the entry also checks that the address is this one
+//
 // Flags are in flag_slot at a far entry, in the host's flags at a near one.
 //
 // Why a guest cannot get out: the only memory operands in translated code are (1) those whose address passed a check in

@@ -202,34 +202,33 @@ void dbt_exit_view(struct dbt_translation *t, unsigned index, enum dbt_view view
     write_hash(t, view);
 }
 
-void dbt_exit_step(struct dbt_translation *t, unsigned index)
+// To the interpreter, never linked; what follows may be reached on another way, as if nothing were here.
+static unsigned exit_to_interpreter(struct dbt_translation *t, unsigned index, uint64_t target)
 {
-    unsigned x = new_exit(t, index, t->insn[index].rip);
+    bool in_slot = t->flags_in_slot;
+    unsigned x = new_exit(t, index, target);
     t->exit[x].far = false;
-    t->exit[x].done = (uint8_t)index;
-    t->stepped[x] = &t->insn[index];
     dbt_flags_restore(t, t->s0);
     store_high(t);
     load_borrowed(t);
     struct dbt_cold *c = dbt_cold(t, COLD_EXIT, index);
     c->exit = x;
-    c->write = true; // a step, never linked
+    c->write = true;
     c->jump[0] = e_jmp(&t->e);
+    t->flags_in_slot = in_slot;
+    return x;
+}
+
+void dbt_exit_step(struct dbt_translation *t, unsigned index)
+{
+    unsigned x = exit_to_interpreter(t, index, t->insn[index].rip);
+    t->exit[x].done = (uint8_t)index;
+    t->stepped[x] = &t->insn[index];
 }
 
 void dbt_exit_look(struct dbt_translation *t, unsigned index)
 {
-    bool in_slot = t->flags_in_slot;
-    unsigned x = new_exit(t, index, t->insn[index].rip + t->insn[index].len);
-    t->exit[x].far = false;
-    dbt_flags_restore(t, t->s0);
-    store_high(t);
-    load_borrowed(t);
-    struct dbt_cold *c = dbt_cold(t, COLD_EXIT, index);
-    c->exit = x;
-    c->write = true; // never linked
-    c->jump[0] = e_jmp(&t->e);
-    t->flags_in_slot = in_slot;
+    exit_to_interpreter(t, index, t->insn[index].rip + t->insn[index].len);
 }
 
 // --- cold paths

@@ -439,8 +439,8 @@ static bool may_leave(const struct dbt_insn *i)
 
 void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsigned available, unsigned most)
 {
-    unsigned side_exits = 0, at = 0, scratch = MIN_SCRATCH;
-    t->count = 0;
+    unsigned at = 0, scratch = MIN_SCRATCH;
+    t->count = t->side_exits = 0;
     t->used = t->written = 0;
     t->rip = rip;
     t->ends_open = true;
@@ -473,7 +473,7 @@ void dbt_scan(struct dbt_translation *t, uint64_t rip, const uint8_t *code, unsi
             t->ends_open = false;
             break;
         }
-        if (may_leave(i) && ++side_exits == MAX_SIDE_EXITS)
+        if (may_leave(i) && ++t->side_exits == MAX_SIDE_EXITS)
             break;
     }
     find_live_flags(t);

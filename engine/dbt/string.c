@@ -124,8 +124,6 @@ void dbt_string_write(struct dbt_translation *t, unsigned index)
     uint8_t *over = e_jmp(e);
     for (unsigned k = 0; k < slow.count; k++)
         e_target(e, slow.jump[k], e->p);
-    bool in_slot = t->flags_in_slot;
     dbt_exit_step(t, index);
-    t->flags_in_slot = in_slot;
     e_target(e, over, e->p);
 }

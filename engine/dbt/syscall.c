@@ -147,7 +147,6 @@ static void unless(struct dbt_translation *t, unsigned index, unsigned cond)
 {
     uint8_t *over = e_jcc(&t->e, cond);
     dbt_exit_step(t, index);
-    t->flags_in_slot = true;
     e_target(&t->e, over, t->e.p);
 }
 

@@ -110,7 +110,8 @@ struct dbt_translation {
     unsigned count;
     struct dbt_insn insn[DBT_MAX_INSNS];
     uint16_t used, written;
-    bool ends_open; // the block ends because it is long enough: an exit to the next instruction follows
+    unsigned side_exits; // instructions that may leave the block and may go on
+    bool ends_open;      // the block ends because it is long enough: an exit to the next instruction follows
     // Registers.
     uint16_t live, borrowed;
     uint8_t s0;             // scratch
@@ -180,6 +181,7 @@ void dbt_exit_cond(struct dbt_translation *t, unsigned index, uint64_t target, u
 void dbt_exit_indirect(struct dbt_translation *t, unsigned index, unsigned target_reg);
 // To what target_reg (or, if that is NO_REG, the vCPU's field `target`) says, in another view; flags are in flag_slot.
 void dbt_exit_view(struct dbt_translation *t, unsigned index, enum dbt_view view, unsigned target_reg, size_t target);
+// To the interpreter for instruction `index`; what follows may be reached, too.
 void dbt_exit_step(struct dbt_translation *t, unsigned index);
 // To the interpreter at the end of instruction `index`, for something else than that instruction; what follows may be
 // reached, too.
