@@ -15,29 +15,8 @@ GP_INLINE uint8_t count_of(const struct interp_vcpu *v, const struct interp_insn
     return i->op[op].kind == OPERAND_IMM ? (uint8_t)i->imm : (uint8_t)v->s.gpr[CPU_RCX];
 }
 
-// Flags of an instruction that rotated by n: those by CL are f, the result is d, of which `back` makes the operand
-// again.
-#define ROTATED(name, text, back, B, bits, sfx)                                                                        \
-    GP_INLINE uint32_t name##B##_flags(const struct interp_vcpu *v, const struct interp_insn *i, uint##bits##_t d,     \
-                                       uint8_t n, uint32_t f)                                                          \
-    {                                                                                                                  \
-        if (i->op[1].kind != OPERAND_IMM || (n & (B == 8 ? 63 : 31)) < 2)                                              \
-            return f;                                                                                                  \
-        f = flags_get(v);                                                                                              \
-        asm(back sfx " $2, %0" : "+r"(d) : : "cc");                                                                    \
-        asm(FLAGS_LOAD text sfx " $2, %0" FLAGS_SAVE : "+&r"(d), "+&a"(f) : : "cc");                                   \
-        return f;                                                                                                      \
-    }
-#define SHIFTED(name, text, back, B, bits, sfx)                                                                        \
-    GP_INLINE uint32_t name##B##_flags(const struct interp_vcpu *v, const struct interp_insn *i, uint##bits##_t d,     \
-                                       uint8_t n, uint32_t f)                                                          \
-    {                                                                                                                  \
-        (void)v, (void)i, (void)d, (void)n;                                                                            \
-        return f;                                                                                                      \
-    }
-#define SHIFT(name, text, back, flags, B, bits, sfx)                                                                   \
-    flags(name, text, back, B, bits, sfx)                                                                              \
-        GP_INLINE uint32_t name##B(const struct interp_vcpu *v, uint##bits##_t *d, uint8_t n)                          \
+#define SHIFT(name, text, B, bits, sfx)                                                                                \
+    GP_INLINE uint32_t name##B(const struct interp_vcpu *v, uint##bits##_t *d, uint8_t n)                              \
     {                                                                                                                  \
         uint32_t f = flags_get(v);                                                                                     \
         asm(FLAGS_LOAD text sfx " %%cl, %0" FLAGS_SAVE : "+&r"(*d), "+&a"(f) : "c"(n) : "cc");                         \
@@ -46,31 +25,51 @@ GP_INLINE uint8_t count_of(const struct interp_vcpu *v, const struct interp_insn
     HANDLER(name##B##_r)                                                                                               \
     {                                                                                                                  \
         uint##bits##_t d = reg_get##B(v, &i->op[0]);                                                                   \
-        uint8_t n = count_of(v, i, 1);                                                                                 \
-        uint32_t f = name##B(v, &d, n);                                                                                \
+        uint32_t f = name##B(v, &d, count_of(v, i, 1));                                                                \
         reg_set##B(v, &i->op[0], d);                                                                                   \
-        flags_set(v, name##B##_flags(v, i, d, n, f));                                                                  \
+        flags_set(v, f);                                                                                               \
         return INTERP_NEXT;                                                                                            \
     }                                                                                                                  \
     HANDLER(name##B##_m)                                                                                               \
     {                                                                                                                  \
         GP_RMW(v, i, B, bits, {                                                                                        \
-            uint8_t n = count_of(v, i, 1);                                                                             \
             new = old;                                                                                                 \
-            f = name##B(v, &new, n);                                                                                   \
+            f = name##B(v, &new, count_of(v, i, 1));                                                                   \
         });                                                                                                            \
     }
-#define SHIFTS(name, text, back, flags)                                                                                \
-    SHIFT(name, text, back, flags, 1, 8, "b")                                                                          \
-    SHIFT(name, text, back, flags, 2, 16, "w")                                                                         \
-    SHIFT(name, text, back, flags, 4, 32, "l") SHIFT(name, text, back, flags, 8, 64, "q")
-SHIFTS(rol, "rol", "ror", ROTATED)
-SHIFTS(ror, "ror", "rol", ROTATED)
-SHIFTS(rcl, "rcl", "", SHIFTED)
-SHIFTS(rcr, "rcr", "", SHIFTED)
-SHIFTS(shl, "shl", "", SHIFTED)
-SHIFTS(shr, "shr", "", SHIFTED)
-SHIFTS(sar, "sar", "", SHIFTED)
+#define SHIFTS(name, text)                                                                                             \
+    SHIFT(name, text, 1, 8, "b")                                                                                       \
+    SHIFT(name, text, 2, 16, "w") SHIFT(name, text, 4, 32, "l") SHIFT(name, text, 8, 64, "q")
+SHIFTS(rol, "rol")
+SHIFTS(ror, "ror")
+SHIFTS(rcl, "rcl")
+SHIFTS(rcr, "rcr")
+SHIFTS(shl, "shl")
+SHIFTS(shr, "shr")
+SHIFTS(sar, "sar")
+
+// A register by an immediate: the result as by CL, of which `back` makes the operand of a rotation by 2 again.
+#define ROTATE(name, text, back, B, bits, sfx)                                                                         \
+    HANDLER(name##B##_i)                                                                                               \
+    {                                                                                                                  \
+        uint##bits##_t d = reg_get##B(v, &i->op[0]);                                                                   \
+        uint8_t n = (uint8_t)i->imm;                                                                                   \
+        uint32_t f = name##B(v, &d, n);                                                                                \
+        reg_set##B(v, &i->op[0], d);                                                                                   \
+        if ((n & (B == 8 ? 63 : 31)) >= 2) {                                                                           \
+            f = flags_get(v);                                                                                          \
+            asm(back sfx " $2, %0" : "+r"(d) : : "cc");                                                                \
+            asm(FLAGS_LOAD text sfx " $2, %0" FLAGS_SAVE : "+&r"(d), "+&a"(f) : : "cc");                               \
+        }                                                                                                              \
+        flags_set(v, f);                                                                                               \
+        return INTERP_NEXT;                                                                                            \
+    }
+#define ROTATES(name, text, back)                                                                                      \
+    ROTATE(name, text, back, 1, 8, "b")                                                                                \
+    ROTATE(name, text, back, 2, 16, "w")                                                                               \
+    ROTATE(name, text, back, 4, 32, "l") ROTATE(name, text, back, 8, 64, "q")
+ROTATES(rol, "rol", "ror")
+ROTATES(ror, "ror", "rol")
 
 #define DOUBLE(name, text, B, bits, sfx)                                                                               \
     GP_INLINE uint32_t name##B(const struct interp_vcpu *v, uint##bits##_t *d, uint##bits##_t s, uint8_t n)            \
@@ -122,6 +121,10 @@ interp_fn gp_shift(const struct interp_insn *i)
         {ZYDIS_MNEMONIC_SAR, ROW(sar)},          {ZYDIS_MNEMONIC_SHLD, ROW_DOUBLE(shld)},
         {ZYDIS_MNEMONIC_SHRD, ROW_DOUBLE(shrd)},
     };
+    static const interp_fn by_immediate[2][4] = {{rol1_i, rol2_i, rol4_i, rol8_i}, {ror1_i, ror2_i, ror4_i, ror8_i}};
+    bool left = i->mnemonic == ZYDIS_MNEMONIC_ROL, rotates = left || i->mnemonic == ZYDIS_MNEMONIC_ROR;
+    if (rotates && i->op[0].kind == OPERAND_REG && i->op[1].kind == OPERAND_IMM)
+        return by_immediate[!left][size_index(i->op[0].size)];
     for (unsigned n = 0; n < sizeof table / sizeof table[0]; n++)
         if (table[n].mnemonic == i->mnemonic)
             return table[n].fn[size_index(i->op[0].size)][i->op[0].kind == OPERAND_MEM];
