@@ -1,9 +1,9 @@
 // Raw disks on both kinds of asynchronous I/O: contents, flush, discard, zeroes, bounds, locks and refusals.
 #include "backend/disk.h"
 #include "unit.h"
+#include "wait.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -11,42 +11,10 @@
 
 enum { SIZE = 1 << 20 };
 
-struct wait {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    int done, result;
-};
-
 struct fixture {
     struct aio *aio;
     char path[64];
 };
-
-static struct wait waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
-
-static void on_done(struct disk_request *r, int result)
-{
-    struct wait *w = r->owner;
-    pthread_mutex_lock(&w->lock);
-    w->done++;
-    w->result = result;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static int run(struct disk *d, enum disk_op op, uint64_t offset, uint64_t length, struct disk_segment *seg,
-               unsigned segs)
-{
-    struct disk_request r = {
-        .op = op, .offset = offset, .length = length, .seg = seg, .segs = segs, .done = on_done, .owner = &waiter};
-    waiter.done = 0;
-    d->ops->submit(d, &r);
-    pthread_mutex_lock(&waiter.lock);
-    while (!waiter.done)
-        pthread_cond_wait(&waiter.cond, &waiter.lock);
-    pthread_mutex_unlock(&waiter.lock);
-    return waiter.result;
-}
 
 static int setup(void **state, int (*make)(struct aio **, struct error *))
 {
@@ -112,15 +80,15 @@ static void contents(void **state)
     for (unsigned i = 0; i < sizeof a; i++)
         a[i] = (uint8_t)(i * 7 + i / 256);
     struct disk_segment w[3] = {{a, 512}, {a + 512, 3584}, {a + 4096, 4096}};
-    assert_int_equal(run(d, DISK_WRITE, 1536, 8192, w, 3), 0);
-    assert_int_equal(run(d, DISK_FLUSH, 0, 0, NULL, 0), 0);
+    assert_int_equal(submit(d, DISK_WRITE, 1536, 8192, w, 3), 0);
+    assert_int_equal(submit(d, DISK_FLUSH, 0, 0, NULL, 0), 0);
     struct disk_segment r[2] = {{b, 1024}, {b + 1024, 7168}};
-    assert_int_equal(run(d, DISK_READ, 1536, 8192, r, 2), 0);
+    assert_int_equal(submit(d, DISK_READ, 1536, 8192, r, 2), 0);
     assert_memory_equal(a, b, sizeof a);
     // Zeroes and holes read as zeroes, and their neighbours stay.
-    assert_int_equal(run(d, DISK_WRITE_ZEROES, 2048, 512, NULL, 0), 0);
-    assert_int_equal(run(d, DISK_DISCARD, 4096, 4096, NULL, 0), 0);
-    assert_int_equal(run(d, DISK_READ, 1536, 8192, r, 2), 0);
+    assert_int_equal(submit(d, DISK_WRITE_ZEROES, 2048, 512, NULL, 0), 0);
+    assert_int_equal(submit(d, DISK_DISCARD, 4096, 4096, NULL, 0), 0);
+    assert_int_equal(submit(d, DISK_READ, 1536, 8192, r, 2), 0);
     memset(a + 512, 0, 512);
     memset(a + 4096 - 1536, 0, 4096);
     assert_memory_equal(a, b, sizeof a);
@@ -135,13 +103,13 @@ static void bounds(void **state)
     struct disk *d = open_ok(f, false);
     uint8_t buf[1024];
     struct disk_segment s = {buf, sizeof buf};
-    assert_int_equal(run(d, DISK_READ, SIZE - 512, 1024, &s, 1), -EINVAL);
-    assert_int_equal(run(d, DISK_WRITE, UINT64_MAX - 511, 1024, &s, 1), -EINVAL);
-    assert_int_equal(run(d, DISK_DISCARD, SIZE, 512, NULL, 0), -EINVAL);
+    assert_int_equal(submit(d, DISK_READ, SIZE - 512, 1024, &s, 1), -EINVAL);
+    assert_int_equal(submit(d, DISK_WRITE, UINT64_MAX - 511, 1024, &s, 1), -EINVAL);
+    assert_int_equal(submit(d, DISK_DISCARD, SIZE, 512, NULL, 0), -EINVAL);
     // The file shrinks under us: reading the missing part gives zeroes, as a hole does.
     memset(buf, 1, sizeof buf);
     assert_int_equal(truncate(f->path, SIZE - 512), 0);
-    assert_int_equal(run(d, DISK_READ, SIZE - 1024, 1024, &s, 1), 0);
+    assert_int_equal(submit(d, DISK_READ, SIZE - 1024, 1024, &s, 1), 0);
     assert_int_equal(buf[1023], 0);
     d->ops->close(d);
 }
@@ -156,7 +124,7 @@ static void many_at_once(void **state)
     static struct disk_request r[N];
     static struct disk_segment s[N];
     static uint64_t data[N][64], back[64];
-    struct wait w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
+    struct wait w = WAIT_INIT;
     for (int i = 0; i < N; i++) {
         for (int k = 0; k < 64; k++)
             data[i][k] = (uint64_t)i * 1000003 + (uint64_t)k;
@@ -166,7 +134,7 @@ static void many_at_once(void **state)
                                      .length = 512,
                                      .seg = &s[i],
                                      .segs = 1,
-                                     .done = on_done,
+                                     .done = wait_done,
                                      .owner = &w};
         d->ops->submit(d, &r[i]);
     }
@@ -174,7 +142,7 @@ static void many_at_once(void **state)
     assert_int_equal(w.done, N);
     for (int i = 0; i < N; i++) {
         struct disk_segment one = {back, 512};
-        assert_int_equal(run(d, DISK_READ, 512 * (uint64_t)i, 512, &one, 1), 0);
+        assert_int_equal(submit(d, DISK_READ, 512 * (uint64_t)i, 512, &one, 1), 0);
         assert_memory_equal(back, data[i], 512);
     }
     d->ops->close(d);
@@ -188,9 +156,9 @@ static void readonly_and_locks(void **state)
     struct disk *d = open_ok(f, true), *second;
     uint8_t buf[512] = {0};
     struct disk_segment s = {buf, sizeof buf};
-    assert_int_equal(run(d, DISK_WRITE, 0, 512, &s, 1), -EROFS);
-    assert_int_equal(run(d, DISK_DISCARD, 0, 512, NULL, 0), -EROFS);
-    assert_int_equal(run(d, DISK_READ, 0, 512, &s, 1), 0);
+    assert_int_equal(submit(d, DISK_WRITE, 0, 512, &s, 1), -EROFS);
+    assert_int_equal(submit(d, DISK_DISCARD, 0, 512, NULL, 0), -EROFS);
+    assert_int_equal(submit(d, DISK_READ, 0, 512, &s, 1), 0);
     struct disk *again = open_ok(f, true); // readers share
     struct error e;
     assert_int_equal(disk_open(&(struct disk_options){.path = f->path}, f->aio, &second, &e), -EBUSY);

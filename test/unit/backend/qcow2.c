@@ -6,9 +6,9 @@
 #include "backend/qcow2/qcow2.h"
 #include "backend/disk.h"
 #include "unit.h"
+#include "wait.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,34 +77,10 @@ static const char *in_folder(const char *name)
 
 // --- requests
 
-struct wait {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    int done, failed;
-};
-
-static void on_done(struct disk_request *r, int result)
-{
-    struct wait *w = r->owner;
-    pthread_mutex_lock(&w->lock);
-    w->done++;
-    w->failed = result ? result : w->failed;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
 static int run(struct disk *d, enum disk_op op, uint64_t offset, uint64_t length, void *data)
 {
-    struct wait w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
     struct disk_segment seg[2] = {{data, length / 3}, {data ? (char *)data + length / 3 : NULL, length - length / 3}};
-    struct disk_request r = {
-        .op = op, .offset = offset, .length = length, .seg = seg, .segs = 2, .done = on_done, .owner = &w};
-    d->ops->submit(d, &r);
-    pthread_mutex_lock(&w.lock);
-    while (!w.done)
-        pthread_cond_wait(&w.cond, &w.lock);
-    pthread_mutex_unlock(&w.lock);
-    return w.failed;
+    return submit(d, op, offset, length, seg, 2);
 }
 
 static struct disk *open_ok(const char *name, bool readonly)
@@ -437,7 +413,7 @@ static void many_at_once(void **state)
     enum { N = 1500 };
     static struct disk_request r[N];
     static struct disk_segment s[N];
-    struct wait w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
+    struct wait w = WAIT_INIT;
     memset(truth, 0, SIZE);
     unlink(in_folder("p"));
     struct qcow2_options o = {.path = in_folder("p"), .size = SIZE, .cluster = 4096};
@@ -453,7 +429,7 @@ static void many_at_once(void **state)
                                      .length = 1024,
                                      .seg = &s[i],
                                      .segs = 1,
-                                     .done = on_done,
+                                     .done = wait_done,
                                      .owner = &w};
         if (i % 50 == 0)
             memset(truth + at, 0, 1024);

@@ -5,9 +5,9 @@
 #include "backend/disk.h"
 #include "backend/qcow2/qcow2.h"
 #include "unit.h"
+#include "wait.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -145,34 +145,12 @@ static void backing_files(void **state)
     fail();
 }
 
-struct wait {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    int done, result;
-};
-
-static void on_done(struct disk_request *r, int result)
-{
-    struct wait *w = r->owner;
-    pthread_mutex_lock(&w->lock);
-    w->done = 1;
-    w->result = result;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
 static int transfer(struct disk *d, enum disk_op op, uint64_t at, struct disk_segment *seg, unsigned segs)
 {
-    struct wait w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
-    struct disk_request r = {.op = op, .offset = at, .seg = seg, .segs = segs, .done = on_done, .owner = &w};
+    uint64_t length = 0;
     for (unsigned i = 0; i < segs; i++)
-        r.length += seg[i].len;
-    d->ops->submit(d, &r);
-    pthread_mutex_lock(&w.lock);
-    while (!w.done)
-        pthread_cond_wait(&w.cond, &w.lock);
-    pthread_mutex_unlock(&w.lock);
-    return w.result;
+        length += seg[i].len;
+    return submit(d, op, at, length, seg, segs);
 }
 
 // Tables that lead astray: the requests fail, the image is marked, and nothing is written over what describes it.

@@ -257,6 +257,19 @@ static void rights_are_added(void **state)
     bed_close(&b);
 }
 
+// [RAX] is 1, and 2 once the entry at RCX is RSI.
+static void open_remap(struct bed *b)
+{
+    bed_open(b, BED_LONG);
+    bed_window(b);
+    bed_map(b, 3, 0x28000 | 3);
+    bed_write(b, 0x28010, 1, 8);
+    bed_write(b, 0x29010, 2, 8);
+    b->s.gpr[CPU_RAX] = WINDOW + 0x3010;
+    b->s.gpr[CPU_RCX] = WINDOW_TABLE + 8 * 3;
+    b->s.gpr[CPU_RSI] = 0x29000 | 3;
+}
+
 // RBX, RDX: before and after the entry has changed and INVLPG named another address of the page.
 GUEST(remap, 64, "mov (%rax), %rbx; mov %rsi, (%rcx); invlpg (%rdi); mov (%rax), %rdx; hlt");
 
@@ -264,14 +277,7 @@ static void invlpg(void **state)
 {
     (void)state;
     struct bed b;
-    bed_open(&b, BED_LONG);
-    bed_window(&b);
-    bed_map(&b, 3, 0x28000 | 3);
-    bed_write(&b, 0x28010, 1, 8);
-    bed_write(&b, 0x29010, 2, 8);
-    b.s.gpr[CPU_RAX] = WINDOW + 0x3010;
-    b.s.gpr[CPU_RCX] = WINDOW_TABLE + 8 * 3;
-    b.s.gpr[CPU_RSI] = 0x29000 | 3;
+    open_remap(&b);
     b.s.gpr[CPU_RDI] = WINDOW + 0x3fff;
     RUN(&b, remap);
     assert_int_equal(b.s.gpr[CPU_RBX], 1);
@@ -286,14 +292,7 @@ static void flush_asleep(void **state)
 {
     (void)state;
     struct bed b;
-    bed_open(&b, BED_LONG);
-    bed_window(&b);
-    bed_map(&b, 3, 0x28000 | 3);
-    bed_write(&b, 0x28010, 1, 8);
-    bed_write(&b, 0x29010, 2, 8);
-    b.s.gpr[CPU_RAX] = WINDOW + 0x3010;
-    b.s.gpr[CPU_RCX] = WINDOW_TABLE + 8 * 3;
-    b.s.gpr[CPU_RSI] = 0x29000 | 3;
+    open_remap(&b);
     b.wake = ENGINE_UNHALT | ENGINE_TLB_FLUSH;
     RUN(&b, remap_asleep);
     assert_int_equal(b.halts, 2);
