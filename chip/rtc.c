@@ -198,20 +198,22 @@ static void settle(struct rtc *r)
     irq_set(&r->irq, r->ram[C] & IRQF);
 }
 
-// Arms the timer for the first event that would raise the line.
+// Arms the timer for the first event after the last look that would raise the line; it may be over already.
 static void arm(struct rtc *r)
 {
     uint64_t ns = vm_clock_ns(&r->dev.vm->clock), next = VM_TIMER_NEVER, p = period(r);
     uint8_t wanted = r->ram[B] & (UPDATE | ALARM | PERIODIC);
     if ((wanted & PERIODIC) && p)
-        next = (ns / p + 1) * p;
+        next = (r->seen_ns / p + 1) * p;
     if ((wanted & (UPDATE | ALARM)) && !stopped(r)) {
         int64_t second;
         uint32_t fraction;
         now(r, &second, &fraction);
-        int64_t at = wanted & UPDATE ? second + 1 : next_alarm(r, second);
+        int64_t at = wanted & UPDATE ? r->seen_second + 1 : next_alarm(r, r->seen_second);
         // An alarm is at most a day and an hour away.
-        uint64_t when = at == INT64_MAX ? VM_TIMER_NEVER : ns + (uint64_t)(at - second) * NS - fraction;
+        uint64_t when = at == INT64_MAX ? VM_TIMER_NEVER
+                        : at <= second  ? ns
+                                        : ns + (uint64_t)(at - second) * NS - fraction;
         next = when < next ? when : next;
     }
     vm_timer_set(&r->timer, r->ram[C] & IRQF ? VM_TIMER_NEVER : next);
@@ -272,7 +274,8 @@ static uint8_t read_register(struct rtc *r, unsigned reg)
         settle(r);
         v = r->ram[C];
         r->ram[C] = 0;
-        settle(r);
+        // Always, even if the next event has come in the meantime: interrupt controllers wait for the edge.
+        irq_set(&r->irq, false);
         arm(r);
         return v;
     case D:
