@@ -1,7 +1,5 @@
-// The command line of `trapeze run`: one table of options that parses, checks and prints its own help.
-//
-// Options are written --name VALUE or --name=VALUE. A wrong one gives -EINVAL and a text that names it, says why, and
-// where help is.
+// What the command line of `trapeze run` says. The options stand in tables by area, options_*.c; how a table is read,
+// in command_line.h.
 #pragma once
 #include "backend/disk.h"
 #include "engine/engine.h"

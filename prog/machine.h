@@ -1,0 +1,60 @@
+// One machine, built out of what the command line says: backends, devices, the VM.
+//
+// Everything that is made is recorded here and freed by machine_free in the opposite order, so every failure on the way
+// has one way out. Devices come from a table of parts (machine_parts, prog/machine_parts.c): a part opens what stands
+// behind its devices, attaches them, and closes them again.
+//
+// Example:
+//     struct machine *m = machine_new(&options, &log, loop, &keys, &err);
+//     if (!machine_build(m, &err)) end = vm_run(&m->vm, &err);
+//     machine_free(m);
+#pragma once
+#include "backend/aio.h"
+#include "backend/console.h"
+#include "backend/disk.h"
+#include "backend/net.h"
+#include "host/memory.h"
+#include "machine/pc.h"
+#include "prog/file.h"
+#include "prog/options.h"
+#include "vm/vm.h"
+
+struct machine {
+    const struct run_options *o;
+    struct log *log;
+    struct loop *loop;
+    struct console_keys keys; // what a terminal's escape keys do
+    struct aio *aio;
+    struct disk *disk[MAX_DISKS];
+    struct net *net[MAX_NETS];
+    struct console *console, *hvc, *debugcon;
+    struct host_ram ram;
+    struct file kernel, initrd;
+    struct cpu_model model;
+    bool vm_made;
+    struct vm vm;
+    struct pc *pc;
+    int perf_map; // 0: none
+};
+
+// Options, log and loop are the caller's and outlive the machine.
+struct machine *machine_new(const struct run_options *o, struct log *log, struct loop *loop,
+                            const struct console_keys *keys, struct error *err);
+// Up to, and with, the first reset: vm_run may follow. On failure machine_free is still the caller's to call;
+// m->vm_made tells whether it got so far that the VM exists.
+int machine_build(struct machine *m, struct error *err);
+void machine_free(struct machine *m); // m may be NULL
+
+// One kind of devices. open is called before there is a VM, in the table's order; attach when there is one, in the
+// order of slots; close in the opposite order of open, also for what was never opened. Each may be NULL.
+struct machine_part {
+    int (*open)(struct machine *m, struct error *err);
+    int (*attach)(struct machine *m, struct error *err);
+    void (*close)(struct machine *m);
+};
+
+extern const struct machine_part machine_parts[];
+extern const unsigned machine_parts_count;
+
+// For parts: attaches a virtio device where --virtio says, and makes it the machine's.
+int machine_attach_virtio(struct machine *m, struct virtio_device *d, struct error *err);

@@ -1,0 +1,159 @@
+// The kinds of devices that a machine may have: disks, networks, consoles and random numbers, each a machine_part.
+#include "prog/machine.h"
+#include "virtio/blk.h"
+#include "virtio/console.h"
+#include "virtio/net.h"
+#include "virtio/rng.h"
+#include <inttypes.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+
+// --- disks
+
+static int disks_open(struct machine *m, struct error *err)
+{
+    int e = m->o->disks ? aio_create(&m->aio, err) : 0;
+    for (unsigned n = 0; n < m->o->disks && !e; n++) {
+        const struct disk_option *d = &m->o->disk[n];
+        e = disk_open(
+            &(struct disk_options){.path = d->path, .serial = d->serial, .readonly = d->readonly, .format = d->format},
+            m->aio, &m->disk[n], err);
+        if (!e)
+            log_info(m->log, "disk %s: %" PRIu64 " MiB%s, by %s", d->path, m->disk[n]->size >> 20,
+                     d->readonly ? ", read-only" : "", m->aio->ops->name);
+    }
+    return e;
+}
+
+static int disks_attach(struct machine *m, struct error *err)
+{
+    int e = 0;
+    for (unsigned n = 0; n < m->o->disks && !e; n++) {
+        struct virtio_device *d;
+        char name[24];
+        snprintf(name, sizeof name, "virtio-blk%u", n);
+        e = virtio_blk_create(&m->vm, name, m->disk[n], 1, &d, err);
+        if (!e)
+            e = machine_attach_virtio(m, d, err);
+    }
+    return e;
+}
+
+static void disks_close(struct machine *m)
+{
+    for (unsigned n = 0; n < m->o->disks; n++)
+        if (m->disk[n])
+            m->disk[n]->ops->close(m->disk[n]);
+    if (m->aio)
+        m->aio->ops->destroy(m->aio);
+}
+
+// --- networks
+
+static int net_open(struct machine *m, const struct network_option *o, struct net **net, struct error *err)
+{
+    char device[IF_NAMESIZE];
+    int e;
+    switch (o->kind) {
+    case NETWORK_TAP:
+        e = net_tap_open(o->where, o->mtu, device, net, err);
+        if (!e)
+            log_info(m->log, "network tap: device %s", device);
+        return e;
+    case NETWORK_SOCKET:
+        return net_socket_open(o->where, o->mtu, net, err);
+    default:
+        return net_user_open(
+            &(struct net_user_options){
+                .hostname = m->o->name, .mtu = o->mtu, .publish = m->o->publish, .publishes = m->o->publishes},
+            net, err);
+    }
+}
+
+static int nets_open(struct machine *m, struct error *err)
+{
+    int e = 0;
+    for (unsigned n = 0; n < m->o->nets && !e; n++)
+        e = net_open(m, &m->o->net[n], &m->net[n], err);
+    return e;
+}
+
+static int nets_attach(struct machine *m, struct error *err)
+{
+    int e = 0;
+    for (unsigned n = 0; n < m->o->nets && !e; n++) {
+        struct virtio_device *d;
+        char name[24];
+        uint8_t mac[6];
+        network_mac(m->o->name, n, mac);
+        snprintf(name, sizeof name, "virtio-net%u", n);
+        e = virtio_net_create(&m->vm, name, m->net[n], m->o->net[n].has_mac ? m->o->net[n].mac : mac, &d, err);
+        if (!e)
+            e = machine_attach_virtio(m, d, err);
+    }
+    return e;
+}
+
+static void nets_close(struct machine *m)
+{
+    for (unsigned n = 0; n < m->o->nets; n++)
+        if (m->net[n])
+            m->net[n]->ops->close(m->net[n]);
+}
+
+// --- random numbers
+
+static int rng_attach(struct machine *m, struct error *err)
+{
+    struct virtio_device *d;
+    int e = virtio_rng_create(&m->vm, "virtio-rng0", &d, err);
+    return e ? e : machine_attach_virtio(m, d, err);
+}
+
+// --- consoles
+
+static int consoles_open(struct machine *m, struct error *err)
+{
+    const struct run_options *o = m->o;
+    int e = console_open(o->console, m->loop, &m->keys, &m->console, err);
+    if (!e && o->hvc)
+        e = console_open(o->hvc, m->loop, &m->keys, &m->hvc, err);
+    if (!e && o->debugcon)
+        e = console_open("stdout", m->loop, NULL, &m->debugcon, err);
+    if (!e && !strncmp(o->console, "pty", 3))
+        fprintf(stderr, "%s: console on %s\n", o->name, console_name(m->console));
+    if (!e && o->hvc && !strncmp(o->hvc, "pty", 3))
+        fprintf(stderr, "%s: hvc on %s\n", o->name, console_name(m->hvc));
+    return e;
+}
+
+static int consoles_attach(struct machine *m, struct error *err)
+{
+    struct virtio_device *d;
+    if (!m->hvc)
+        return 0;
+    int e = virtio_console_create(&m->vm, "virtio-console0", console_stream(m->hvc), &d, err);
+    return e ? e : machine_attach_virtio(m, d, err);
+}
+
+static void consoles_close(struct machine *m)
+{
+    if (m->debugcon)
+        console_close(m->debugcon);
+    if (m->hvc)
+        console_close(m->hvc);
+    if (m->console)
+        console_close(m->console);
+}
+
+// The order is that of slots, by which systems name their network cards: what is always there, or seldom several, comes
+// first, so that adding a disk renames nothing. A new kind goes to the end.
+const struct machine_part machine_parts[] = {
+    {nets_open, nets_attach, nets_close},
+    {disks_open, disks_attach, disks_close},
+    {.attach = rng_attach},
+    {consoles_open, consoles_attach, consoles_close},
+};
+
+const unsigned machine_parts_count = sizeof machine_parts / sizeof *machine_parts;
