@@ -3,6 +3,7 @@
 // Example: disk_open(&(struct disk_options){.path = "debian.img", .readonly = true}, aio, &disk, &err)
 #pragma once
 #include "backend/aio.h"
+#include "backend/rate.h"
 #include "vm/disk.h"
 
 enum disk_format { DISK_PROBE, DISK_RAW, DISK_QCOW2 };
@@ -19,6 +20,10 @@ struct disk_options {
 // owners leave none behind). Its size must be a multiple of 512 and not 0. The aio stays the caller's and must outlive
 // the disk.
 int disk_open(const struct disk_options *o, struct aio *aio, struct disk **out, struct error *err);
+
+// Puts limits before a disk: *disk becomes the one that keeps to them, and closing that closes both. Without limits
+// nothing changes. On failure *disk may have changed and is to be closed all the same. operations: requests.
+int disk_limit(struct disk **disk, const struct rate_limits *limits, struct error *err);
 
 enum { DISK_MAGIC_BYTES = 4 };
 // Whether a disk that begins with these DISK_MAGIC_BYTES bytes is taken for something else than a raw one.

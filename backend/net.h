@@ -15,6 +15,7 @@
 // Example:
 //     net_user_open(&(struct net_user_options){.hostname = "vm1", .publish = p, .publishes = 1}, &net, &err)
 #pragma once
+#include "backend/rate.h"
 #include "vm/net.h"
 #include <netinet/in.h>
 
@@ -38,3 +39,8 @@ int net_user_open(const struct net_user_options *o, struct net **out, struct err
 // NULL or "": the kernel chooses a name. mtu 0: the device's own. `found` (IFNAMSIZ bytes) gets the name.
 int net_tap_open(const char *name, uint16_t mtu, char *found, struct net **out, struct error *err);
 int net_socket_open(const char *path, uint16_t mtu, struct net **out, struct error *err);
+
+// Puts limits, for each direction, before a network that was not started: *net becomes the one that keeps to them, and
+// closing that closes both. Without limits nothing changes. On failure *net may have changed and is to be closed all
+// the same. operations: packets.
+int net_limit(struct net **net, const struct rate_limits *limits, struct error *err);

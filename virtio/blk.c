@@ -367,6 +367,8 @@ static void blk_stats(struct device *dev, void (*emit)(void *ctx, const char *na
     emit(ctx, "bytes_read", b->bytes_read);
     emit(ctx, "bytes_written", b->bytes_written);
     emit(ctx, "flushes", b->flushes);
+    if (b->disk->ops->stats)
+        b->disk->ops->stats(b->disk, emit, ctx);
 }
 
 static void blk_destroy(struct device *dev)

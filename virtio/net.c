@@ -298,6 +298,8 @@ static void net_stats(struct device *dev, void (*emit)(void *ctx, const char *na
     emit(ctx, "tx_frames", n->tx_frames);
     emit(ctx, "tx_bytes", n->tx_bytes);
     emit(ctx, "tx_dropped", n->tx_dropped);
+    if (n->net->ops->stats)
+        n->net->ops->stats(n->net, emit, ctx);
 }
 
 static void net_destroy(struct device *dev)

@@ -32,6 +32,8 @@ struct disk_ops {
     void (*submit)(struct disk *d, struct disk_request *r);
     void (*drain)(struct disk *d); // returns when every submitted request is done
     void (*close)(struct disk *d); // drains and frees
+    // Counters for people to read; any thread. May be NULL.
+    void (*stats)(struct disk *d, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx);
 };
 
 struct disk {

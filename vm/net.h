@@ -46,6 +46,8 @@ struct net_ops {
     // In transmit(): the driver takes frames that need these offloads (NET_*), from now on.
     void (*accept)(struct net *n, unsigned offloads);
     void (*close)(struct net *n); // stops and frees
+    // Counters for people to read; any thread. May be NULL.
+    void (*stats)(struct net *n, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx);
 };
 
 struct net {
