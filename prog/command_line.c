@@ -118,7 +118,7 @@ void command_line_help(const struct command_line *c, FILE *f)
             fprintf(f, "%s:\n", (*g)->title);
         for (unsigned i = 0; i < (*g)->count; i++) {
             const struct option *o = &(*g)->options[i];
-            char letter[8] = "", left[64];
+            char letter[8] = "", left[100];
             if (o->letter)
                 snprintf(letter, sizeof letter, "-%c, ", o->letter);
             snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");

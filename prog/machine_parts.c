@@ -22,6 +22,8 @@ static int disks_open(struct machine *m, struct error *err)
         if (!e)
             log_info(m->log, "disk %s: %" PRIu64 " MiB%s, by %s", d->path, m->disk[n]->size >> 20,
                      d->readonly ? ", read-only" : "", m->aio->ops->name);
+        if (!e)
+            e = disk_limit(&m->disk[n], &d->limits, err);
     }
     return e;
 }
@@ -75,7 +77,8 @@ static int nets_open(struct machine *m, struct error *err)
 {
     int e = 0;
     for (unsigned n = 0; n < m->o->nets && !e; n++)
-        e = net_open(m, &m->o->net[n], &m->net[n], err);
+        if (!(e = net_open(m, &m->o->net[n], &m->net[n], err)))
+            e = net_limit(&m->net[n], &m->o->net[n].limits, err);
     return e;
 }
 

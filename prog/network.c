@@ -1,7 +1,9 @@
 // See network.h.
 #include "prog/network.h"
+#include "prog/limits.h"
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,7 +62,12 @@ int network_take(struct network_option *o, char *v, struct error *err)
         next = strchr(word, ',');
         if (next)
             *next++ = 0;
-        if (!strncmp(word, "mac=", 4)) {
+        char who[80];
+        snprintf(who, sizeof who, "--net %.60s", v);
+        int limit = limits_take(&o->limits, "pps", word, who, err);
+        if (limit) {
+            e = limit < 0 ? limit : 0;
+        } else if (!strncmp(word, "mac=", 4)) {
             o->has_mac = take_mac(o->mac, word + 4);
             if (!o->has_mac)
                 e = error_set(err, EINVAL, "--net %.60s: %.40s: must be like 02:00:00:12:34:56, and no group's address",
@@ -71,7 +78,8 @@ int network_take(struct network_option *o, char *v, struct error *err)
                 e = error_set(err, EINVAL, "--net %.60s: %.40s: must be a number from %d to %d", v, word, NET_MTU_MIN,
                               NET_MTU_MAX);
         } else {
-            e = error_set(err, EINVAL, "--net %.60s: %.40s: unknown; there are: mac=MAC, mtu=N", v, word);
+            e = error_set(err, EINVAL, "--net %.60s: %.40s: unknown; there are: mac=MAC, mtu=N, pps=N, bps=N, burst=MS",
+                          v, word);
         }
     }
     return e;

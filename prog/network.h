@@ -15,6 +15,7 @@ struct network_option {
     uint16_t mtu;      // 0: not given
     bool has_mac;
     uint8_t mac[6];
+    struct rate_limits limits;
 };
 
 // Both parse one value; -EINVAL with a text that names it. Strings point into v, which is cut in place (network_take).

@@ -16,6 +16,7 @@ struct disk_option {
     char serial[21];
     bool readonly;
     enum disk_format format;
+    struct rate_limits limits;
 };
 
 struct run_options {

@@ -1,4 +1,5 @@
 // Options of trapeze run about devices: disks, networks, consoles.
+#include "prog/limits.h"
 #include "prog/options.h"
 #include "prog/options_groups.h"
 #include <errno.h>
@@ -21,6 +22,13 @@ static int take_disk(void *into, char *v, struct error *err)
         next = strchr(word, ',');
         if (next)
             *next++ = 0;
+        char who[80];
+        snprintf(who, sizeof who, "--disk %.60s", v);
+        int limit = limits_take(&d->limits, "iops", word, who, err);
+        if (limit < 0)
+            return limit;
+        if (limit)
+            continue;
         if (!strcmp(word, "ro")) {
             d->readonly = true;
         } else if (!strncmp(word, "serial=", 7)) {
@@ -32,8 +40,10 @@ static int take_disk(void *into, char *v, struct error *err)
                 return error_set(err, EINVAL, "--disk %.80s: format=%.40s: must be raw or qcow2", v, word + 7);
             d->format = strcmp(word + 7, "raw") ? DISK_QCOW2 : DISK_RAW;
         } else {
-            return error_set(err, EINVAL, "--disk %.80s: %.40s: unknown; there are: ro, serial=S, format=raw|qcow2", v,
-                             word);
+            return error_set(err, EINVAL,
+                             "--disk %.60s: %.40s: unknown; there are: ro, serial=S, format=raw|qcow2, iops=N, bps=N, "
+                             "burst=MS",
+                             v, word);
         }
     }
     o->disks++;
@@ -102,9 +112,9 @@ static int take_virtio(void *into, char *v, struct error *err)
 }
 
 static const struct option device_options[] = {
-    {"disk", "FILE[,ro][,serial=S][,format=F]", "raw or qcow2 image or block device; may be given several times",
-     OPTION_TAKE(take_disk)},
-    {"net", "WHERE[,mac=MAC][,mtu=N]",
+    {"disk", "FILE[,ro][,serial=S][,format=F][,iops=N][,bps=N][,burst=MS]",
+     "raw or qcow2 image or block device; may be given several times", OPTION_TAKE(take_disk)},
+    {"net", "WHERE[,mac=MAC][,mtu=N][,pps=N][,bps=N][,burst=MS]",
      "a network card: user, tap[:NAME], socket:PATH; may be given several times; none (default)",
      OPTION_TAKE(take_net)},
     {"publish", "[ADDR:]HOST:GUEST[/udp]",

@@ -74,6 +74,23 @@ static void sizes(void **state)
     assert_int_equal(o.memory, 2ull << 20);
 }
 
+static void limits(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("--kernel", "k", "--disk", "d,iops=500,bps=10M,burst=20,ro", "--disk", "e,bps=4096", "--net",
+                           "user,pps=1000,mtu=1500,bps=1G"),
+                     0);
+    assert_int_equal(o.disk[0].limits.operations, 500);
+    assert_int_equal(o.disk[0].limits.bytes, 10 << 20);
+    assert_int_equal(o.disk[0].limits.burst_ms, 20);
+    assert_true(o.disk[0].readonly);
+    assert_int_equal(o.disk[1].limits.operations, 0);
+    assert_int_equal(o.disk[1].limits.bytes, 4096); // a bare number is bytes
+    assert_int_equal(o.net[0].limits.operations, 1000);
+    assert_int_equal(o.net[0].limits.bytes, 1 << 30);
+    assert_int_equal(o.net[0].mtu, 1500);
+}
+
 static void networks(void **state)
 {
     (void)state;
@@ -146,6 +163,12 @@ static void refusals(void **state)
         {{"--disk", "d,serial=123456789012345678901"}, "at most 20 characters"},
         {{"--console", "tty"}, "--console tty: must be"},
         {{"--console", "file:"}, "must be"},
+        {{"--disk", "d,iops=0"}, "--disk d: iops=0: must be a number per second"},
+        {{"--disk", "d,pps=5"}, "--disk d: pps=5: unknown"},
+        {{"--disk", "d,bps=x"}, "--disk d: bps=x: must be bytes per second"},
+        {{"--disk", "d,bps=1023"}, "from 1K on"},
+        {{"--disk", "d,burst=60001"}, "from 1 to 60000"},
+        {{"--net", "user,pps=-1"}, "--net user: pps=-1: must be a number per second"},
         {{"--net", "wifi"}, "--net wifi: must be user, tap, tap:NAME, socket:PATH or none"},
         {{"--net", "user:x"}, "--net user:x: must be"},
         {{"--net", "tap:"}, "--net tap:: must be"},
@@ -156,7 +179,7 @@ static void refusals(void **state)
         {{"--net", "user,mac=02-00-00-00-00-00"}, "must be like"},
         {{"--net", "user,mtu=67"}, "--net user: mtu=67: must be a number from 68 to 65520"},
         {{"--net", "user,mtu=x"}, "must be a number"},
-        {{"--net", "user,speed=9"}, "--net user: speed=9: unknown; there are: mac=MAC, mtu=N"},
+        {{"--net", "user,speed=9"}, "--net user: speed=9: unknown; there are: mac=MAC, mtu=N, pps=N, bps=N, burst=MS"},
         {{"--net", "user", "--net", "user", "--kernel=k"}, "only one user network"},
         {{"--publish", "80:80", "--kernel", "k"}, "--publish 80:80: needs --net user"},
         {{"--publish", "80"}, "--publish 80: must be"},
@@ -190,7 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults), cmocka_unit_test(everything), cmocka_unit_test(sizes),
-        cmocka_unit_test(networks), cmocka_unit_test(refusals),
+        cmocka_unit_test(networks), cmocka_unit_test(limits),     cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
