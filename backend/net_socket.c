@@ -180,12 +180,13 @@ static void socket_accept(struct net *n, unsigned offloads)
 static void socket_destroy(struct net_worker *w)
 {
     struct net_socket *s = (struct net_socket *)w;
+    // The name first: as soon as nobody listens behind it, the other end takes it for its own listener.
+    if (s->listener >= 0) {
+        unlink(s->address.sun_path);
+        close(s->listener);
+    }
     if (s->peer >= 0)
         close(s->peer);
-    if (s->listener >= 0) {
-        close(s->listener);
-        unlink(s->address.sun_path);
-    }
     net_worker_end(w);
     free(s);
 }
