@@ -73,7 +73,15 @@ struct engine_upcalls {
     uint64_t (*tsc)(void *owner);
 };
 
+// What an engine has opened of the host before there is a VM. It answers what models and clocks are made of, and a VM
+// made from it takes over what it can. Engines extend it.
+struct engine_host {
+    const struct engine_ops *ops;
+};
+
 struct engine_vm_config {
+    struct engine_host
+        *host; // of the same engine; it must outlive vm_create only. NULL: the engine opens what it needs
     const struct cpu_model *model;
     const struct engine_upcalls *up;
     struct log *log;
@@ -130,11 +138,14 @@ struct engine_ops {
     int (*probe)(struct error *err);
     // Whether `auto` should take it where it works: 0, or err says why not. NULL: always.
     int (*recommend)(struct error *err);
+    // NULL: there is nothing to open, and the next three are NULL, too.
+    int (*open)(struct engine_host **out, struct error *err);
+    void (*close)(struct engine_host *host);
     // What the hardware under this engine can give a guest, for cpu_config.hardware: fills at most `room` leaves and
-    // returns how many, or a negative errno. NULL: the engine makes everything itself.
-    int (*cpuid)(struct cpuid_leaf *leaf, unsigned room, struct error *err);
-    // The host's TSC in kHz as what is under this engine knows it, or 0. NULL: it knows nothing of that.
-    uint32_t (*tsc_khz)(void);
+    // returns how many, or a negative errno.
+    int (*cpuid)(struct engine_host *host, struct cpuid_leaf *leaf, unsigned room, struct error *err);
+    // The host's TSC in kHz as what is under this engine knows it, or 0.
+    uint32_t (*tsc_khz)(struct engine_host *host);
 
     int (*vm_create)(const struct engine_vm_config *config, struct engine_vm **out, struct error *err);
     void (*vm_destroy)(struct engine_vm *vm); // all vCPUs are destroyed before

@@ -82,13 +82,9 @@ static int keeps_its_rate(void)
     return host_cpuid(1, 0).ecx & 1u << 31 && sysconf(_SC_NPROCESSORS_CONF) == 1;
 }
 
-struct instant {
-    uint64_t tsc, ns;
-};
-
-static struct instant now(void)
+struct host_instant host_instant_now(void)
 {
-    struct instant best = {0};
+    struct host_instant best = {0};
     uint64_t width = UINT64_MAX;
     for (int i = 0; i < READINGS; i++) {
         uint64_t before = __rdtsc();
@@ -96,18 +92,20 @@ static struct instant now(void)
         uint64_t after = __rdtsc();
         if (after - before < width) {
             width = after - before;
-            best = (struct instant){before + width / 2, ns};
+            best = (struct host_instant){before + width / 2, ns};
         }
     }
     return best;
 }
 
-static uint64_t measure_khz(uint64_t ns)
+// Over at least `ns`, of which some may have passed since the moment `a`.
+static uint64_t measure_khz(struct host_instant a, uint64_t ns)
 {
-    struct instant a = now();
-    struct timespec ts = {.tv_nsec = (long)ns};
-    nanosleep(&ts, NULL);
-    struct instant b = now();
+    uint64_t gone = read_ns(CLOCK_MONOTONIC_RAW) - a.ns;
+    struct timespec ts = {.tv_nsec = gone < ns ? (long)(ns - gone) : 0};
+    if (ts.tv_nsec)
+        nanosleep(&ts, NULL);
+    struct host_instant b = host_instant_now();
     uint64_t elapsed = b.ns - a.ns;
     return elapsed ? ((unsigned __int128)(b.tsc - a.tsc) * 1000000 + elapsed / 2) / elapsed : 0;
 }
@@ -161,7 +159,7 @@ static int agree(uint64_t a, uint64_t b)
     return difference * 1000000 <= b * 250;
 }
 
-void host_counter_find(struct host_counter *c, uint32_t hint_khz)
+void host_counter_find(struct host_counter *c, uint32_t hint_khz, const struct host_instant *since)
 {
     *c = (struct host_counter){.khz = 1000000, .source = "CLOCK_MONOTONIC"};
     if (!keeps_its_rate() || !kernel_trusts_tsc())
@@ -174,9 +172,9 @@ void host_counter_find(struct host_counter *c, uint32_t hint_khz)
     }
     if (!khz)
         khz = cpuid_khz(&source);
-    if (!khz || !agree(measure_khz(QUICK_NS), khz)) {
+    if (!khz || !agree(measure_khz(since ? *since : host_instant_now(), QUICK_NS), khz)) {
         source = "measurement";
-        khz = measure_khz(FULL_NS);
+        khz = measure_khz(host_instant_now(), FULL_NS);
     }
     if (khz < 1000 || khz > UINT32_MAX)
         return;

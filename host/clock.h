@@ -17,7 +17,15 @@ struct host_counter {
     const char *source; // where the frequency was learnt from, for people
 };
 
+// One moment on two clocks: the TSC and CLOCK_MONOTONIC_RAW.
+struct host_instant {
+    uint64_t tsc, ns;
+};
+
+struct host_instant host_instant_now(void);
+
 // Finds out (see clock.c for how exactly). `hint_khz` is what an earlier call found, or 0; it is taken as it is if the
-// TSC agrees with it within 250 ppm. Takes about a millisecond, or 20 ms where the frequency must be measured.
-void host_counter_find(struct host_counter *c, uint32_t hint_khz);
+// TSC agrees with it within 250 ppm. `since` (may be NULL) is a moment from which on to compare: the longer ago, the
+// less is waited. Takes up to a millisecond, or 20 ms where the frequency must be measured.
+void host_counter_find(struct host_counter *c, uint32_t hint_khz, const struct host_instant *since);
 uint64_t host_counter_read(const struct host_counter *c);

@@ -1,6 +1,5 @@
 // See machine.h.
 #include "prog/machine.h"
-#include "host/clock.h"
 #include "host/cpuid.h"
 #include "prog/engines.h"
 #include <errno.h>
@@ -23,19 +22,19 @@ static int open_files(struct machine *m, struct error *err)
 }
 
 // What the guest's CPUs are, under this engine.
-static int make_model(struct machine *m, const struct engine_ops *engine, struct error *err)
+static int make_model(struct machine *m, const struct engine_ops *engine, struct engine_host *host, struct error *err)
 {
     struct cpu_config cpu = {.cpus = m->o->cpus, .paravirt = !m->o->no_paravirt};
     struct cpuid_leaf hardware[HARDWARE_LEAVES];
-    if (engine->tsc_khz)
-        cpu.tsc_khz = engine->tsc_khz();
+    if (host)
+        cpu.tsc_khz = engine->tsc_khz(host);
     if (!cpu.tsc_khz) {
         struct host_counter counter;
-        host_counter_find(&counter, 0);
+        host_counter_find(&counter, 0, &m->since);
         cpu.tsc_khz = counter.khz;
     }
-    if (engine->cpuid) {
-        int leaves = engine->cpuid(hardware, HARDWARE_LEAVES, err);
+    if (host) {
+        int leaves = engine->cpuid(host, hardware, HARDWARE_LEAVES, err);
         if (leaves < 0)
             return leaves;
         cpu.hardware = hardware;
@@ -125,19 +124,37 @@ static int make_pc(struct machine *m, struct error *err)
     return e;
 }
 
+// Everything up to the VM that has nothing in it yet.
+static int make_vm(struct machine *m, const struct engine_ops *engine, struct engine_host *host, const char *why,
+                   struct error *err)
+{
+    int e = make_model(m, engine, host, err);
+    if (e)
+        return e;
+    log_info(m->log, "engine %s (%s), CPU model %s", engine->name, why, m->model.name);
+    const struct vm_config config = {
+        .log = m->log, .loop = m->loop, .engine = engine, .model = &m->model, .host = host, .since = &m->since};
+    if ((e = open_files(m, err)) || (e = open_parts(m, err)) ||
+        (e = host_ram_create(&m->ram, m->o->name, m->o->memory, true, err)) || (e = vm_init(&m->vm, &config, err)))
+        return e;
+    m->vm_made = true;
+    return 0;
+}
+
 int machine_build(struct machine *m, struct error *err)
 {
     const struct engine_ops *engine;
+    struct engine_host *host = NULL;
     struct error why;
     int e = engine_choose(m->o->engine, &engine, &why, err);
-    if (e || (e = make_model(m, engine, err)))
+    if (!e && engine->open)
+        e = engine->open(&host, err);
+    if (!e)
+        e = make_vm(m, engine, host, why.text, err);
+    if (host)
+        engine->close(host);
+    if (e)
         return e;
-    log_info(m->log, "engine %s (%s), CPU model %s", engine->name, why.text, m->model.name);
-    if ((e = open_files(m, err)) || (e = open_parts(m, err)) ||
-        (e = host_ram_create(&m->ram, m->o->name, m->o->memory, true, err)) ||
-        (e = vm_init(&m->vm, m->log, m->loop, engine, &m->model, err)))
-        return e;
-    m->vm_made = true;
     m->vm.no_reboot = m->o->no_reboot;
     if ((e = tune(m, engine, err)) || (e = make_pc(m, err)) || (e = vm_add_cpus(&m->vm, m->o->cpus, err)))
         return e;
@@ -157,6 +174,7 @@ struct machine *machine_new(const struct run_options *o, struct log *log, struct
     m->loop = loop;
     m->keys = *keys;
     m->ram.fd = -1;
+    m->since = host_instant_now();
     return m;
 }
 

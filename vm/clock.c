@@ -16,10 +16,10 @@ static uint64_t host_ticks(const struct vm_clock *c)
     return c->ratio ? (uint64_t)((unsigned __int128)t * c->ratio >> 48) : t;
 }
 
-void vm_clock_host(struct vm_clock *c, uint32_t tsc_khz)
+void vm_clock_host(struct vm_clock *c, uint32_t tsc_khz, const struct host_instant *since)
 {
     struct host_counter host;
-    host_counter_find(&host, tsc_khz);
+    host_counter_find(&host, tsc_khz, since);
     memset(c, 0, sizeof *c);
     c->host_is_tsc = host.is_tsc;
     c->host_khz = host.khz;

@@ -26,7 +26,10 @@ struct vm_clock {
     _Atomic uint64_t paused_tsc; // guest TSC while paused
 };
 
-void vm_clock_host(struct vm_clock *c, uint32_t tsc_khz); // 0: the host's own frequency. Starts at zero, running.
+struct host_instant;
+
+// tsc_khz 0: the host's own frequency. `since` as for host_counter_find. Starts at zero, running.
+void vm_clock_host(struct vm_clock *c, uint32_t tsc_khz, const struct host_instant *since);
 // Where the TSC is the host's plus a number, that number, good while the clock runs; else NULL.
 const _Atomic uint64_t *vm_clock_tsc_offset(const struct vm_clock *c);
 void vm_clock_virtual(struct vm_clock *c, uint32_t tsc_khz);

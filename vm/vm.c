@@ -11,16 +11,16 @@
 #include <stdio.h>
 #include <string.h>
 
-int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engine_ops *engine,
-            const struct cpu_model *model, struct error *err)
+int vm_init(struct vm *vm, const struct vm_config *config, struct error *err)
 {
+    const struct cpu_model *model = config->model;
     memset(vm, 0, sizeof *vm);
-    vm->log = log;
-    vm->loop = loop;
-    vm->engine_ops = engine;
+    vm->log = config->log;
+    vm->loop = config->loop;
+    vm->engine_ops = config->engine;
     vm->model = model;
-    if (loop)
-        vm_clock_host(&vm->clock, model->config.tsc_khz);
+    if (vm->loop)
+        vm_clock_host(&vm->clock, model->config.tsc_khz, config->since);
     else
         vm_clock_virtual(&vm->clock, model->config.tsc_khz);
     bus_init(&vm->ports, vm, "port", 0xffff);
@@ -31,9 +31,12 @@ int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engi
         vm_destroy(vm);
         return error_set(err, ENOMEM, "virtual machine: no memory");
     }
-    const struct engine_vm_config config = {
-        .model = model, .up = &vcpu_upcalls, .log = log, .tsc_offset = vm_clock_tsc_offset(&vm->clock)};
-    int e = engine->vm_create(&config, &vm->engine, err);
+    const struct engine_vm_config of_engine = {.host = config->host,
+                                               .model = model,
+                                               .up = &vcpu_upcalls,
+                                               .log = vm->log,
+                                               .tsc_offset = vm_clock_tsc_offset(&vm->clock)};
+    int e = vm->engine_ops->vm_create(&of_engine, &vm->engine, err);
     if (e < 0) {
         vm->engine = NULL;
         vm_destroy(vm);

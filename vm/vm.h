@@ -20,8 +20,10 @@
 #include "vm/timer.h"
 #include "vm/vcpu.h"
 
+struct engine_host;
 struct engine_ops;
 struct engine_vm;
+struct host_instant;
 struct loop;
 struct vcpu;
 struct vm_timers;
@@ -78,9 +80,18 @@ struct vm {
 };
 
 // log, loop, model and engine are the caller's and outlive the VM; the loop serves this VM alone and is not run again
-// after it. On failure nothing is left to destroy.
-int vm_init(struct vm *vm, struct log *log, struct loop *loop, const struct engine_ops *engine,
-            const struct cpu_model *model, struct error *err);
+// after it.
+struct vm_config {
+    struct log *log;
+    struct loop *loop;
+    const struct engine_ops *engine;
+    const struct cpu_model *model;
+    struct engine_host *host;         // what the engine has opened; NULL: nothing yet
+    const struct host_instant *since; // see host/clock.h; may be NULL
+};
+
+// On failure nothing is left to destroy.
+int vm_init(struct vm *vm, const struct vm_config *config, struct error *err);
 void vm_destroy(struct vm *vm);
 int vm_add_cpus(struct vm *vm, unsigned cpus, struct error *err);
 // MSRs first..last are the device's. -EEXIST if another has one of them, -ENOSPC if there are too many ranges.

@@ -11,21 +11,12 @@
 // Source: Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_CTRL; api.rst [4.55], [4.56].
 #include "engine/kvm/kvm.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <unistd.h>
 
-// Asked of a machine that is made for the purpose and has nothing in it, which takes a third of a millisecond; to
-// measure takes twenty. (Before Linux 5.18 only vCPUs could be asked.)
-uint32_t kvm_tsc_khz(void)
+// (Before Linux 5.18 only vCPUs could be asked.)
+uint32_t kvm_tsc_khz(struct engine_host *e)
 {
-    int dev = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    int vm = dev < 0 ? -1 : ioctl(dev, KVM_CREATE_VM, 0);
-    int khz = vm < 0 ? 0 : ioctl(vm, KVM_GET_TSC_KHZ, 0);
-    if (vm >= 0)
-        close(vm);
-    if (dev >= 0)
-        close(dev);
+    int khz = ioctl(KVM_HOST(e)->vm, KVM_GET_TSC_KHZ, 0);
     return khz > 0 ? (uint32_t)khz : 0;
 }
 

@@ -7,10 +7,8 @@
 // Source: api.rst [4.20], [4.46]; Documentation/virt/kvm/x86/errata.rst.
 #include "engine/kvm/kvm.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { ENTRIES = 256 }; // KVM takes no more
 
@@ -32,17 +30,15 @@ static struct kvm_cpuid2 *table(unsigned entries)
     return t;
 }
 
-int kvm_cpuid_supported(struct cpuid_leaf *leaf, unsigned room, struct error *err)
+int kvm_cpuid_supported(struct engine_host *host, struct cpuid_leaf *leaf, unsigned room, struct error *err)
 {
+    int dev = KVM_HOST(host)->dev;
     struct kvm_cpuid2 *t = table(ENTRIES);
     if (!t)
         return error_set(err, ENOMEM, "engine kvm: no memory");
-    int dev = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    int e = dev < 0 || ioctl(dev, KVM_GET_SUPPORTED_CPUID, t) < 0 ? errno : 0;
+    int e = ioctl(dev, KVM_GET_SUPPORTED_CPUID, t) < 0 ? errno : 0;
     const uint32_t deadline = 1u << 24;
     bool has_deadline = !e && can_have_deadline(dev);
-    if (dev >= 0)
-        close(dev);
     unsigned count = 0;
     for (unsigned n = 0; !e && n < t->nent && count < room; n++) {
         const struct kvm_cpuid_entry2 *k = &t->entries[n];

@@ -96,20 +96,52 @@ static void vm_destroy(struct engine_vm *e)
     kvm_memory_destroy(vm);
     if (vm->fd >= 0)
         close(vm->fd);
-    if (vm->dev >= 0)
-        close(vm->dev);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
 }
 
-static int create(struct kvm_vm *vm, struct error *err)
+static int create_machine(struct kvm_host *h, struct error *err)
 {
     do
-        vm->fd = ioctl(vm->dev, KVM_CREATE_VM, 0);
-    while (vm->fd < 0 && errno == EINTR);
-    if (vm->fd < 0)
-        return error_set(err, errno, "KVM: cannot make a virtual machine: %s", strerror(errno));
-    int size = ioctl(vm->dev, KVM_GET_VCPU_MMAP_SIZE, 0);
+        h->vm = ioctl(h->dev, KVM_CREATE_VM, 0);
+    while (h->vm < 0 && errno == EINTR);
+    return h->vm < 0 ? error_set(err, errno, "KVM: cannot make a virtual machine: %s", strerror(errno)) : 0;
+}
+
+static void host_close(struct engine_host *e)
+{
+    struct kvm_host *h = KVM_HOST(e);
+    if (h->vm >= 0)
+        close(h->vm);
+    if (h->dev >= 0)
+        close(h->dev);
+    free(h);
+}
+
+static int host_open(struct engine_host **out, struct error *err)
+{
+    struct kvm_host *h = calloc(1, sizeof *h);
+    if (!h)
+        return error_set(err, ENOMEM, "engine kvm: no memory");
+    h->base.ops = &engine_kvm;
+    h->vm = -1;
+    h->dev = open_device(err);
+    int e = h->dev < 0 ? h->dev : create_machine(h, err);
+    if (e < 0)
+        host_close(&h->base);
+    else
+        *out = &h->base;
+    return e;
+}
+
+static int create(struct kvm_vm *vm, struct kvm_host *h, struct error *err)
+{
+    int e = h->vm < 0 ? create_machine(h, err) : 0; // the first one is taken
+    if (e < 0)
+        return e;
+    vm->fd = h->vm;
+    h->vm = -1;
+    int size = ioctl(h->dev, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (size < (int)sizeof(struct kvm_run))
         return error_set(err, ENOTSUP, "KVM: no shared page for vCPUs");
     vm->run_size = (size_t)size;
@@ -126,23 +158,29 @@ static int create(struct kvm_vm *vm, struct error *err)
 
 static int vm_create(const struct engine_vm_config *config, struct engine_vm **out, struct error *err)
 {
+    struct engine_host *host = config->host;
     int e = kvm_kick_prepare(err);
+    if (!e && !host)
+        e = host_open(&host, err);
     if (e)
         return e;
     struct kvm_vm *vm = calloc(1, sizeof *vm);
-    if (!vm)
-        return error_set(err, ENOMEM, "engine kvm: no memory");
-    vm->base = (struct engine_vm){.ops = &engine_kvm, .config = *config};
-    pthread_mutex_init(&vm->lock, NULL);
-    vm->fd = -1;
-    vm->dev = open_device(err);
-    e = vm->dev < 0 ? vm->dev : create(vm, err);
-    if (e < 0) {
-        vm_destroy(&vm->base);
-        return e;
+    if (vm) {
+        vm->base = (struct engine_vm){.ops = &engine_kvm, .config = *config};
+        vm->base.config.host = NULL;
+        pthread_mutex_init(&vm->lock, NULL);
+        vm->fd = -1;
+        e = create(vm, KVM_HOST(host), err);
+        if (e < 0)
+            vm_destroy(&vm->base);
+    } else {
+        e = error_set(err, ENOMEM, "engine kvm: no memory");
     }
-    *out = &vm->base;
-    return 0;
+    if (host != config->host)
+        host_close(host);
+    if (!e)
+        *out = &vm->base;
+    return e;
 }
 
 static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
@@ -173,6 +211,8 @@ const struct engine_ops engine_kvm = {
     .name = "kvm",
     .probe = probe,
     .recommend = recommend,
+    .open = host_open,
+    .close = host_close,
     .cpuid = kvm_cpuid_supported,
     .tsc_khz = kvm_tsc_khz,
     .vm_create = vm_create,

@@ -34,9 +34,16 @@ struct kvm_slot {
     uint64_t *dirty; // one bit per page, while the log is on: fetched from the kernel or written by devices
 };
 
+// /dev/kvm, and a virtual machine that nothing is in yet: the next vm_create takes it over. (Some questions can only be
+// put to a machine, and making one and removing it again takes longer than all the rest of a start.)
+struct kvm_host {
+    struct engine_host base;
+    int dev, vm; // vm: -1 if it was taken
+};
+
 struct kvm_vm {
     struct engine_vm base;
-    int dev, fd;
+    int fd;
     size_t run_size;      // bytes of a vCPU's struct kvm_run and what lies behind it
     bool sregs2;          // KVM_GET_SREGS2 is there
     pthread_mutex_t lock; // guards slot and logging
@@ -65,6 +72,7 @@ struct kvm_vcpu {
     uint64_t exits[KVM_REASONS], runs, finishes, injected, windows, nmis;
 };
 
+#define KVM_HOST(e) ((struct kvm_host *)(e))
 #define KVM_VM(e) ((struct kvm_vm *)(e))
 #define KVM_VCPU(e) ((struct kvm_vcpu *)(e))
 #define KVM_UP(v) ((v)->base.vm->config.up)
@@ -80,7 +88,7 @@ int kvm_vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct engine
 void kvm_vcpu_destroy(struct engine_vcpu *e);
 
 // cpuid.c
-int kvm_cpuid_supported(struct cpuid_leaf *leaf, unsigned room, struct error *err);
+int kvm_cpuid_supported(struct engine_host *e, struct cpuid_leaf *leaf, unsigned room, struct error *err);
 int kvm_cpuid_set(struct kvm_vcpu *v, struct error *err);
 
 // memory.c
@@ -118,7 +126,7 @@ void kvm_get_state(struct engine_vcpu *e, struct cpu_state *s, unsigned groups);
 int kvm_set_state(struct engine_vcpu *e, const struct cpu_state *s, unsigned groups, struct error *err);
 
 // clock.c
-uint32_t kvm_tsc_khz(void);
+uint32_t kvm_tsc_khz(struct engine_host *e);
 int kvm_clock_prepare(struct kvm_vcpu *v, struct error *err);
 void kvm_clock_sync(struct kvm_vcpu *v); // the guest's TSC is what the owner says; before KVM_RUN
 

@@ -144,7 +144,7 @@ static void machine_make(struct machine *m, const struct options *o, const struc
     static struct boot_source kept;
     kept = source;
     if (host_ram_create(&m->ram, "lockstep", o->memory << 20, false, &err) ||
-        vm_init(&m->vm, &m->log, NULL, &m->ops, model, &err))
+        vm_init(&m->vm, &(struct vm_config){.log = &m->log, .engine = &m->ops, .model = model}, &err))
         die(err.text);
     m->vm.no_reboot = true;
     struct pc_config config = {.ram = m->ram.base,

@@ -125,7 +125,8 @@ void fake_vm_init_bare(struct fake_vm *f, unsigned cpus)
     f->model.phys_bits = 40;
     f->model.config = (struct cpu_config){.cpus = cpus, .tsc_khz = 1000000};
     struct error err;
-    if (vm_init(&f->vm, &f->log, NULL, &fake_engine, &f->model, &err) < 0 || vm_add_cpus(&f->vm, cpus, &err) < 0)
+    if (vm_init(&f->vm, &(struct vm_config){.log = &f->log, .engine = &fake_engine, .model = &f->model}, &err) < 0 ||
+        vm_add_cpus(&f->vm, cpus, &err) < 0)
         fail_msg("%s", err.text);
     f->vm.no_reboot = true;
     f->vm.irq.to = (struct irq_controllers){.ctx = f, .line = on_line, .msi = on_msi};

@@ -179,7 +179,7 @@ static void reading_takes_the_line_down(void **state)
     (void)state;
     struct bench b;
     bench_init(&b);
-    vm_clock_host(&b.f.vm.clock, 0);
+    vm_clock_host(&b.f.vm.clock, 0, NULL);
     set(&b, 0x0a, 0x23); // 8192 Hz
     set(&b, 0x0b, 0x42);
     for (uint64_t end = vm_clock_ns(&b.f.vm.clock) + S / 10; vm_clock_ns(&b.f.vm.clock) < end;) {

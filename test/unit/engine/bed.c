@@ -242,8 +242,10 @@ void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const
     memset(b, 0, sizeof *b);
     struct cpu_config config = {.cpus = 1, .tsc_khz = 1000000, .paravirt = true};
     struct cpuid_leaf hardware[256];
-    if (engine->cpuid) {
-        int leaves = engine->cpuid(hardware, 256, &e);
+    struct engine_host *host = NULL;
+    if (engine->open) {
+        int leaves = engine->open(&host, &e);
+        leaves = leaves < 0 ? leaves : engine->cpuid(host, hardware, 256, &e);
         if (leaves < 0)
             fail_msg("%s", e.text);
         config.hardware = hardware;
@@ -256,10 +258,12 @@ void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const
     assert_non_null(b->ram);
     memset(b->ram, 0, BED_RAM);
     b->vector = -1;
-    struct engine_vm_config c = {.model = &b->model, .up = &upcalls};
+    struct engine_vm_config c = {.host = host, .model = &b->model, .up = &upcalls};
     struct engine_tuning tuning = {.cells = ENGINE_CELLS_OFF, .translate_always = true};
     if (engine->vm_create(&c, &b->vm, &e))
         fail_msg("%s", e.text);
+    if (host)
+        engine->close(host);
     if (engine->tune)
         engine->tune(b->vm, &tuning);
     if (b->vm->ops->map(b->vm, 0, BED_RAM, b->ram, 0, &e) || b->vm->ops->vcpu_create(b->vm, 0, b, &b->cpu, &e))

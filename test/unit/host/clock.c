@@ -41,7 +41,7 @@ static void counter_runs_at_its_frequency(void **state)
 {
     (void)state;
     struct host_counter c;
-    host_counter_find(&c, 0);
+    host_counter_find(&c, 0, NULL);
     print_message("%u kHz, from %s\n", c.khz, c.source);
     assert_in_range(c.khz, 1000, 10000000);
     int64_t ppm = drift_ppm(&c);
@@ -54,15 +54,15 @@ static void a_hint_is_taken_if_it_is_right(void **state)
 {
     (void)state;
     struct host_counter c, again;
-    host_counter_find(&c, 0);
+    host_counter_find(&c, 0, NULL);
     if (!c.is_tsc)
         skip();
     uint64_t start = host_monotonic_ns();
-    host_counter_find(&again, c.khz + c.khz / 20000); // 50 ppm off
+    host_counter_find(&again, c.khz + c.khz / 20000, NULL); // 50 ppm off
     uint64_t took = host_monotonic_ns() - start;
     assert_int_equal(again.khz, c.khz + c.khz / 20000);
     print_message("%llu us\n", (unsigned long long)took / 1000);
-    host_counter_find(&again, c.khz / 2); // wrong
+    host_counter_find(&again, c.khz / 2, NULL); // wrong
     assert_true(labs((long)again.khz - (long)c.khz) < c.khz / 10000);
 }
 
@@ -70,7 +70,7 @@ static void clocks_never_go_back(void **state)
 {
     (void)state;
     struct host_counter c;
-    host_counter_find(&c, 0);
+    host_counter_find(&c, 0, NULL);
     uint64_t ns = 0, ticks = 0;
     for (int i = 0; i < 100000; i++) {
         uint64_t now = host_monotonic_ns(), t = host_counter_read(&c);

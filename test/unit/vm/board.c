@@ -98,7 +98,10 @@ void bed_init(struct bed *bed, unsigned cpus, enum script (*step)(struct script_
     struct error err;
     struct vm *vm = &bed->vm;
     if (loop_create(&bed->loop, &err) < 0 ||
-        vm_init(vm, &bed->log, bed->loop, &script_engine, &bed->guest.model, &err) < 0 ||
+        vm_init(vm,
+                &(struct vm_config){
+                    .log = &bed->log, .loop = bed->loop, .engine = &script_engine, .model = &bed->guest.model},
+                &err) < 0 ||
         vm_add_cpus(vm, cpus, &err) < 0)
         fail_msg("%s", err.text);
     struct board *b = &bed->board;

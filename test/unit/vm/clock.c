@@ -64,9 +64,9 @@ static void runs_with_the_host(void **state)
     (void)state;
     for (int i = 0; i < 3; i++) {
         struct vm_clock c;
-        vm_clock_host(&c, 0);
+        vm_clock_host(&c, 0, NULL);
         if (i)
-            vm_clock_host(&c, i == 1 ? c.tsc_khz / 2 + 7 : c.tsc_khz * 5 / 4);
+            vm_clock_host(&c, i == 1 ? c.tsc_khz / 2 + 7 : c.tsc_khz * 5 / 4, NULL);
         uint64_t ns = vm_clock_ns(&c), tsc = vm_clock_tsc(&c), host = host_monotonic_ns();
         assert_true(ns < 100000000); // begins at zero
         sleep_us(50000);
@@ -84,7 +84,7 @@ static void a_pause_takes_no_time(void **state)
 {
     (void)state;
     struct vm_clock c;
-    vm_clock_host(&c, 0);
+    vm_clock_host(&c, 0, NULL);
     vm_clock_pause(&c);
     uint64_t tsc = vm_clock_tsc(&c);
     sleep_us(20000);
@@ -120,7 +120,7 @@ static void never_goes_back_for_any_reader(void **state)
     (void)state;
     struct vm_clock c;
     _Atomic uint32_t done = 0;
-    vm_clock_host(&c, 0);
+    vm_clock_host(&c, 0, NULL);
     struct reader reader[2];
     struct thread *thread[2];
     for (int i = 0; i < 2; i++) {

@@ -146,7 +146,9 @@ static void cannot_run_without(void **state)
     bed_init(&bed, 1, spin_step);
     struct error err;
     struct vm vm;
-    assert_int_equal(vm_init(&vm, NULL, bed.loop, &script_engine, &bed.guest.model, &err), 0);
+    assert_int_equal(
+        vm_init(&vm, &(struct vm_config){.loop = bed.loop, .engine = &script_engine, .model = &bed.guest.model}, &err),
+        0);
     assert_int_equal(vm_run(&vm, &err), VM_END_NONE);
     assert_string_equal(err.text, "virtual machine: it has no CPUs");
     assert_int_equal(vm_add_cpus(&vm, 0, &err), -EINVAL);

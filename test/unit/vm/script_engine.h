@@ -4,7 +4,7 @@
 // Example: a guest that powers off at once:
 //     static enum script step(struct script_vcpu *v) { script_out(v, 0x604, 4, 1); return SCRIPT_GO; }
 //     struct script_guest g = {.step = step};
-//     vm_init(&vm, log, loop, &script_engine, &g.model, err);
+//     vm_init(&vm, &(struct vm_config){.engine = &script_engine, .model = &g.model, ...}, err);
 #pragma once
 #include "engine/engine.h"
 #include "vm/vm.h"
