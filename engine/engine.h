@@ -21,7 +21,7 @@
 // engine asks interrupt_ack() and delivers 0xec.
 //
 // Threads: create/destroy/map/unmap/protect are called by one thread at a time while vCPUs may run; get/set only while
-// the vCPU is not running; engine_notify, invalidate and dirty_log from any thread.
+// the vCPU is not running; engine_notify, invalidate, discarded and dirty_log from any thread.
 #pragma once
 #include "cpu/model.h"
 #include "cpu/state.h"
@@ -158,6 +158,9 @@ struct engine_ops {
     int (*unmap)(struct engine_vm *vm, uint64_t gpa, uint64_t size, struct error *err);
     // Somebody other than a vCPU (a device) wrote to guest memory: drop what was derived from the old contents.
     void (*invalidate)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
+    // The same for whole pages whose contents became zero because the host took its memory back (a balloon): it comes
+    // again when the pages are touched. NULL: as `invalidate`.
+    void (*discarded)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
     // Dirty pages. log_start begins logging; log_fetch sets one bit per 4096 bytes page written since the last fetch
     // (bit 0 is gpa) and starts afresh.
     int (*log_start)(struct engine_vm *vm, struct error *err);

@@ -92,6 +92,12 @@ void host_ram_destroy(struct host_ram *m)
     *m = (struct host_ram){.fd = -1};
 }
 
+int host_memory_discard(void *at, uint64_t size)
+{
+    // madvise(2), MADV_REMOVE: the file's blocks go, as by fallocate's PUNCH_HOLE, but named by address.
+    return madvise(at, size, MADV_REMOVE) ? -errno : 0;
+}
+
 void host_memory_populate(void *at, uint64_t size)
 {
     enum { PAGE = 4096, WORTH = 64 << 10 };

@@ -28,4 +28,9 @@ void host_ram_destroy(struct host_ram *m); // gives it back to the host; idempot
 // a page fault for each. No matter if it fails, or if it is not worth it.
 void host_memory_populate(void *at, uint64_t size);
 
+// Gives the memory behind [at, at + size), whole pages, back to the host, in every process that maps it: from then on
+// it reads as zero. Only shared memory (a memfd mapped MAP_SHARED) can be given back so that it is zero for certain;
+// anything else is left as it is. 0 or negative errno.
+int host_memory_discard(void *at, uint64_t size);
+
 uint64_t host_memory_available(void); // bytes that could be used now without killing anybody; UINT64_MAX if unknown

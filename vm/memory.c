@@ -64,6 +64,36 @@ void vm_ram_written(struct vm *vm, uint64_t gpa, uint64_t size)
         vm->engine_ops->invalidate(vm->engine, gpa, size);
 }
 
+uint64_t vm_ram_discard(struct vm *vm, uint64_t gpa, uint64_t size)
+{
+    const struct vm_memory *m = &vm->memory;
+    uint64_t end = gpa + size < gpa ? UINT64_MAX : gpa + size, done = 0;
+    for (unsigned i = 0; i < m->count; i++) {
+        const struct vm_region *r = &m->region[i];
+        uint64_t from = gpa > r->gpa ? gpa : r->gpa, to = end < r->gpa + r->size ? end : r->gpa + r->size;
+        if (r->readonly || from >= to)
+            continue;
+        from = (from + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+        to &= ~(uint64_t)(PAGE - 1);
+        if (from >= to || host_memory_discard(r->host + (from - r->gpa), to - from))
+            continue;
+        if (vm->engine_ops->discarded)
+            vm->engine_ops->discarded(vm->engine, from, to - from);
+        else
+            vm_ram_written(vm, from, to - from);
+        done += to - from;
+    }
+    return done;
+}
+
+uint64_t vm_ram_size(const struct vm *vm)
+{
+    uint64_t size = 0;
+    for (unsigned i = 0; i < vm->memory.count; i++)
+        size += vm->memory.region[i].readonly ? 0 : vm->memory.region[i].size;
+    return size;
+}
+
 // Is all of [gpa, gpa+size) RAM, maybe in several regions?
 static bool all_ram(const struct vm *vm, uint64_t gpa, uint64_t size, bool write)
 {

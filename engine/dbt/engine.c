@@ -106,6 +106,11 @@ static void invalidate(struct engine_vm *e, uint64_t gpa, uint64_t size)
     engine_interp.invalidate(e, gpa, size);
 }
 
+static void discarded(struct engine_vm *e, uint64_t gpa, uint64_t size)
+{
+    engine_interp.discarded(e, gpa, size);
+}
+
 // --- the dirty log: translated code must not write unseen pages that are to be logged (again)
 
 static void protect_all(struct interp_vm *vm)
@@ -218,6 +223,7 @@ const struct engine_ops engine_dbt = {
     .map = map,
     .unmap = unmap,
     .invalidate = invalidate,
+    .discarded = discarded,
     .log_start = log_start,
     .log_stop = log_stop,
     .log_fetch = log_fetch,

@@ -61,6 +61,11 @@ static void invalidate(struct engine_vm *e, uint64_t gpa, uint64_t size)
     ram_invalidate(VM(e), gpa, size);
 }
 
+static void discarded(struct engine_vm *e, uint64_t gpa, uint64_t size)
+{
+    ram_discarded(VM(e), gpa, size);
+}
+
 static int log_start(struct engine_vm *e, struct error *err)
 {
     return ram_log_start(VM(e), err);
@@ -265,6 +270,7 @@ const struct engine_ops engine_interp = {
     .map = map,
     .unmap = unmap,
     .invalidate = invalidate,
+    .discarded = discarded,
     .log_start = log_start,
     .log_stop = log_stop,
     .log_fetch = log_fetch,

@@ -103,6 +103,17 @@ void ram_invalidate(struct interp_vm *vm, uint64_t gpa, uint64_t size)
     pthread_mutex_unlock(&vm->ram.lock);
 }
 
+// As ram_invalidate; and where memory is touched again, more than the one page is worth asking for.
+void ram_discarded(struct interp_vm *vm, uint64_t gpa, uint64_t size)
+{
+    ram_invalidate(vm, gpa, size);
+    pthread_mutex_lock(&vm->ram.lock);
+    const struct ram_region *g = ram_find(&vm->ram, gpa);
+    for (uint64_t at = gpa; g && at - g->gpa < g->size && at < gpa + size; at += PAGE_SIZE)
+        atomic_fetch_and(&g->page[(at - g->gpa) / PAGE_SIZE], ~PAGE_THERE);
+    pthread_mutex_unlock(&vm->ram.lock);
+}
+
 // --- mapping
 
 static void flush_everyone(struct interp_vm *vm)

@@ -87,6 +87,7 @@ void ram_populate(const struct ram_region *r, uint64_t gpa);
 int ram_map(struct interp_vm *vm, uint64_t gpa, uint64_t size, void *host, bool readonly, struct error *err);
 int ram_unmap(struct interp_vm *vm, uint64_t gpa, uint64_t size, struct error *err);
 void ram_invalidate(struct interp_vm *vm, uint64_t gpa, uint64_t size);
+void ram_discarded(struct interp_vm *vm, uint64_t gpa, uint64_t size);
 int ram_log_start(struct interp_vm *vm, struct error *err);
 void ram_log_stop(struct interp_vm *vm);
 int ram_log_fetch(struct interp_vm *vm, uint64_t gpa, uint64_t size, uint64_t *bitmap);

@@ -441,6 +441,34 @@ static void strange_addresses(void **state)
     }
 }
 
+// A page of code that has become hot goes back to the host: from then on it is zeroes, which are ADD [RAX], AL up to
+// its end, and then comes the next page.
+GUEST(calls, 64, "mov $0x30000, %edx; mov $500, %ecx; 1: call *%rdx; dec %ecx; jnz 1b; hlt");
+GUEST(gives_1, 64, "mov $1, %ebx; ret");
+GUEST(gives_2, 64, "mov $2, %ebx; ret");
+
+static void discarded_code(void **state)
+{
+    (void)state;
+    static const struct engine_ops *const engines[] = {&engine_interp, &engine_dbt};
+    for (unsigned e = 0; e < 2; e++) {
+        struct bed b;
+        bed_open_engine(&b, BED_LONG, NULL, engines[e]);
+        memcpy(b.ram + 0x30000, gives_1, (size_t)(gives_1_end - gives_1));
+        memcpy(b.ram + 0x31000, gives_2, (size_t)(gives_2_end - gives_2));
+        b.s.gpr[CPU_RAX] = BED_DATA;
+        b.free = true;
+        RUN(&b, calls);
+        assert_int_equal(b.s.gpr[CPU_RBX], 1);
+        memset(b.ram + 0x30000, 0, 4096);
+        b.vm->ops->discarded(b.vm, 0x30000, 4096);
+        b.s.rip = BED_CODE;
+        bed_go(&b);
+        assert_int_equal(b.s.gpr[CPU_RBX], 2);
+        bed_close(&b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -460,6 +488,7 @@ int main(void)
         cmocka_unit_test(what_cr3_leaves),
         cmocka_unit_test(more_pages_than_places),
         cmocka_unit_test(smap_and_ac),
+        cmocka_unit_test(discarded_code),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
