@@ -36,7 +36,8 @@ struct machine {
     bool vm_made;
     struct vm vm;
     struct pc *pc;
-    int perf_map; // 0: none
+    struct virtio_device *balloon; // NULL: the machine has none
+    int perf_map;                  // 0: none
 };
 
 // Options, log and loop are the caller's and outlive the machine.

@@ -1,5 +1,7 @@
-// The kinds of devices that a machine may have: disks, networks, consoles and random numbers, each a machine_part.
+// The kinds of devices that a machine may have: disks, networks, consoles, random numbers and a balloon, each a
+// machine_part.
 #include "prog/machine.h"
+#include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/net.h"
@@ -150,6 +152,16 @@ static void consoles_close(struct machine *m)
         console_close(m->console);
 }
 
+// --- the balloon
+
+static int balloon_attach(struct machine *m, struct error *err)
+{
+    if (m->o->no_balloon)
+        return 0;
+    int e = virtio_balloon_create(&m->vm, "virtio-balloon0", &m->balloon, err);
+    return e ? e : machine_attach_virtio(m, m->balloon, err);
+}
+
 // The order is that of slots, by which systems name their network cards: what is always there, or seldom several, comes
 // first, so that adding a disk renames nothing. A new kind goes to the end.
 const struct machine_part machine_parts[] = {
@@ -157,6 +169,7 @@ const struct machine_part machine_parts[] = {
     {disks_open, disks_attach, disks_close},
     {.attach = rng_attach},
     {consoles_open, consoles_attach, consoles_close},
+    {.attach = balloon_attach},
 };
 
 const unsigned machine_parts_count = sizeof machine_parts / sizeof *machine_parts;

@@ -34,6 +34,7 @@ struct run_options {
     const char *console; // COM1, ttyS0 in Linux
     const char *hvc;     // virtio console, hvc0 in Linux; NULL: none
     const char *name;
+    bool no_balloon;
     bool virtio_mmio; // transport of virtio devices: mmio, not pci
     bool debug_exit, debugcon;
     bool no_reboot;

@@ -102,6 +102,15 @@ static int take_hvc(void *into, char *v, struct error *err)
     return 0;
 }
 
+static int take_balloon(void *into, char *v, struct error *err)
+{
+    struct run_options *o = into;
+    o->no_balloon = !strcmp(v, "off");
+    if (!o->no_balloon && strcmp(v, "on"))
+        return error_set(err, EINVAL, "--balloon %.40s: must be on or off", v);
+    return 0;
+}
+
 static int take_virtio(void *into, char *v, struct error *err)
 {
     struct run_options *o = into;
@@ -123,6 +132,8 @@ static const struct option device_options[] = {
     {"console", "WHERE", "the serial port: stdio (default), pty, socket:PATH, file:PATH, none",
      OPTION_TAKE(take_console)},
     {"hvc", "WHERE", "a virtio console (hvc0) as well; the same choices", OPTION_TAKE(take_hvc)},
+    {"balloon", "on|off", "whether memory that the guest frees goes back to the host (default on)",
+     OPTION_TAKE(take_balloon)},
     {"virtio", "pci|mmio", "how virtio devices are attached (default pci)", OPTION_TAKE(take_virtio)},
 };
 
