@@ -526,9 +526,15 @@ static const struct device_ops lapic_ops = {
     .destroy = destroy,
 };
 
+// The level of the PIC's output is state of its own: a restored PIC says it again, which must not be an edge.
+static const struct state_field lapics_fields[] = {STATE_U8(struct lapics, pic_int, 1), STATE_END};
+
+static const struct state_table lapics_state = {"lapics", 1, lapics_fields};
+
 static const struct device_ops lapics_ops = {
     .name = "lapics",
     .unlocked = true,
+    .state = &lapics_state,
     .read = lapics_mmio_read,
     .write = lapics_mmio_write,
     .msr_read = lapics_msr_read,

@@ -131,12 +131,18 @@ static uint64_t next_edge(const struct pit_channel *c, uint64_t now)
     return NEVER; // 1 and 5: GATE of channel 0 is tied high and never rises
 }
 
+static void tell(struct pit *p, bool level)
+{
+    p->line = level;
+    irq_set(&p->irq, level);
+}
+
 // After any change of channel 0.
 static void update(struct pit *p, uint64_t now)
 {
     struct pit_channel *c = &p->channel[0];
     settle(c, now);
-    irq_set(&p->irq, output(c, now));
+    tell(p, output(c, now));
     p->edge = next_edge(c, now);
     vm_timer_set(&p->timer, clocks_to_ns(p->edge));
 }
@@ -149,8 +155,8 @@ static void fire(struct device *d, struct vm_timer *t)
     if (now < p->edge)
         return; // set anew meanwhile
     settle(c, now);
-    irq_set(&p->irq, false);
-    irq_set(&p->irq, true);
+    tell(p, false);
+    tell(p, true);
     p->edge = next_edge(c, now);
     if (periodic(c) && c->count < MIN_PERIOD)
         p->edge = now + MIN_PERIOD;
@@ -328,7 +334,12 @@ static int pit_loaded(struct device *d)
         if (c->mode > 5 || c->access < 1 || c->access > 3 || c->count < 1 || c->count > 65536 || c->next > 65536)
             return -EINVAL;
     }
-    update(p, now_clocks(p));
+    uint64_t now = now_clocks(p);
+    p->line &= 1;
+    irq_set(&p->irq, p->line);
+    if (p->edge < now)
+        p->edge = next_edge(&p->channel[0], now);
+    vm_timer_set(&p->timer, clocks_to_ns(p->edge));
     return 0;
 }
 
@@ -341,6 +352,8 @@ static void pit_destroy(struct device *d)
 
 static const struct state_field fields[] = {
     STATE_U8(struct pit, control, 1),
+    STATE_U8(struct pit, line, 1),
+    STATE_U64(struct pit, edge, 1),
     CHANNEL(mode),
     CHANNEL(access),
     CHANNEL(bcd),

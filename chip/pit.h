@@ -37,6 +37,7 @@ struct pit {
     struct pit_channel channel[3];
     uint8_t control; // port 0x61, bits 0..3
     uint64_t edge;   // channel 0: time (in counts) of the next rising edge of its output, UINT64_MAX if none comes
+    uint8_t line;    // what the interrupt line was last told: between edges it need not be the output
     struct vm_timer timer;
     struct irq_line irq;
 };

@@ -17,11 +17,11 @@ static void go_on(struct device *dev, struct vm_timer *t)
             virtio_kick(d, q);
 }
 
-// Lets the timer kick a queue as soon as the event loop comes to it.
+// Lets the timer kick a queue as soon as the event loop comes to it; in a paused VM, just after it goes on.
 static void kick_later(struct virtio_device *d, unsigned queue)
 {
     d->waiting |= 1u << queue;
-    vm_timer_set(&d->timer, vm_clock_ns(&d->dev.vm->clock));
+    vm_timer_set(&d->timer, vm_clock_ns(&d->dev.vm->clock) + d->dev.vm->frozen);
 }
 
 void virtio_init(struct virtio_device *d, struct vm *vm, const struct virtio_kind *kind, const char *name,
@@ -59,6 +59,10 @@ bool virtio_pop(struct virtio_device *d, unsigned queue, struct virtq_chain *c)
     struct virtio_queue *q = &d->queue[queue];
     if (!operating(d) || q->budget <= 0)
         return false;
+    if (d->dev.vm->frozen) {
+        kick_later(d, queue);
+        return false;
+    }
     int rc = virtq_pop(&q->ring, c);
     if (rc < 0)
         virtio_broken(d, q->ring.fault);

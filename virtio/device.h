@@ -17,6 +17,9 @@
 // driver resets the device. kick() works off a bounded number of chains; if more wait, a timer goes on with them, so
 // that no guest can keep a host thread to itself.
 //
+// Paused. While the VM is paused nothing is taken out of a queue, whoever kicks it: memory and rings stand still and
+// can be saved. The timer goes on with what was left when the VM does.
+//
 // Lock: dev.lock guards everything; the transport's registers and interrupts too. Kinds are called with it held.
 #pragma once
 #include "virtio/queue.h"

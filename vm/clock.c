@@ -94,6 +94,17 @@ void vm_clock_resume(struct vm_clock *c)
     c->sequence++;
 }
 
+void vm_clock_set(struct vm_clock *c, uint64_t tsc, uint64_t ns)
+{
+    if (c->is_virtual) {
+        c->virtual_ns = ns;
+        return;
+    }
+    c->sequence++;
+    c->paused_tsc = tsc;
+    c->sequence++;
+}
+
 void vm_clock_wall(const struct vm_clock *c, int64_t *seconds, uint32_t *nanoseconds)
 {
     if (!c->is_virtual) {

@@ -38,6 +38,8 @@ uint64_t vm_clock_ns(const struct vm_clock *c);
 uint64_t vm_clock_tsc_to_ns(const struct vm_clock *c, uint64_t tsc); // rounds up; saturates at VM_TIMER_NEVER
 void vm_clock_pause(struct vm_clock *c);                             // one thread at a time; vm_pause does it
 void vm_clock_resume(struct vm_clock *c);
+// A restored machine's time, while paused: goes on at this TSC (host source) or at these nanoseconds (virtual source).
+void vm_clock_set(struct vm_clock *c, uint64_t tsc, uint64_t ns);
 
 // Virtual source only: moves time forward, running due timers in order of their deadlines. Each sees its own deadline
 // as the present time. A timer that sets itself to a time that is not in the future runs again one nanosecond later.

@@ -30,7 +30,9 @@ struct device_ops {
     bool unlocked;    // the device does its own locking
     void (*reset)(struct device *d);
     // Waits until nothing that the device began is still under way on other threads (disk requests). Called with the
-    // vCPUs stopped and without the device's lock, before any device is reset, saved or destroyed. May be NULL.
+    // vCPUs stopped and without the device's lock, before any device is reset, saved or destroyed. May be NULL. What
+    // other threads begin by themselves (a packet comes) must look at vm->frozen with the device's lock held, and wait:
+    // virtio_pop does.
     void (*drain)(struct device *d);
     uint64_t (*read)(struct device *d, struct bus_access a);
     void (*write)(struct device *d, struct bus_access a, uint64_t val);

@@ -166,8 +166,10 @@ void vm_pause(struct vm *vm)
     stop(vm);
     wait_parked(vm);
     vm_lock(&vm->life->stop_lock);
-    if (!vm->life->pauses++)
+    if (!vm->life->pauses++) {
+        vm->frozen = true;
         vm_clock_pause(&vm->clock);
+    }
     vm_unlock(&vm->life->stop_lock);
 }
 
@@ -175,6 +177,7 @@ void vm_resume(struct vm *vm)
 {
     vm_lock(&vm->life->stop_lock);
     if (!--vm->life->pauses) {
+        vm->frozen = false;
         vm_clock_resume(&vm->clock);
         vm_timers_resume(vm->timers);
     }

@@ -9,6 +9,9 @@ bool vm_timers_complete(const struct vm_timers *ts); // false: there was no memo
 // Timers wait for a paused clock by themselves; after it goes on:
 void vm_timers_resume(struct vm_timers *ts);
 
+// While the clock is paused: fires what is due, so that no deadline that has passed is left.
+void vm_timers_settle(struct vm_timers *ts);
+
 // A vCPU that sleeps looks after its own timers. begin runs what is due and returns the host monotonic time until which
 // the thread may sleep; end hands them back to the event loop.
 uint64_t vm_timers_sleep_begin(struct vm_timers *ts, unsigned cpu);

@@ -71,6 +71,9 @@ struct vm {
     void (*power_button)(void *ctx); // set by the machine
     void *power_button_ctx;
     bool no_reboot; // a reset ends the machine
+    // While the VM is paused: whoever else can write guest memory (a network card's thread) holds off. Looked at with
+    // the device's lock held.
+    _Atomic bool frozen;
     // How it ended; written once, guarded by life_lock.
     struct vm_lock life_lock;
     enum vm_end end;
@@ -113,7 +116,8 @@ void vm_crash(struct vm *vm, const char *fmt, ...) __attribute__((format(printf,
 void vm_press_power_button(struct vm *vm);
 void vm_kill(struct vm *vm);
 
-// Stops every vCPU at an instruction boundary and the clock with them; and goes on. Not on a vCPU's thread.
+// Stops every vCPU at an instruction boundary and the clock with them; and goes on. Not on a vCPU's thread. Before
+// vm_run, too: then the VM begins paused.
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 

@@ -46,15 +46,23 @@ static void invalidate(struct engine_vm *vm, uint64_t gpa, uint64_t size)
     f->writes++;
 }
 
+struct fake_engine_vcpu {
+    struct engine_vcpu base;
+    struct cpu_state state;
+};
+
 static int create_vcpu(struct engine_vm *vm, unsigned id, void *owner, struct engine_vcpu **out, struct error *err)
 {
-    struct engine_vcpu *v = calloc(1, sizeof *v);
+    size_t size = (sizeof(struct fake_engine_vcpu) + 63) & ~(size_t)63;
+    struct fake_engine_vcpu *v = aligned_alloc(64, size);
     if (!v)
         return error_set(err, ENOMEM, "no memory");
-    v->vm = vm;
-    v->owner = owner;
-    v->id = id;
-    *out = v;
+    memset(v, 0, size);
+    v->base.vm = vm;
+    v->base.owner = owner;
+    v->base.id = id;
+    cpu_reset(&v->state, id == 0);
+    *out = &v->base;
     return 0;
 }
 
@@ -65,8 +73,15 @@ static void destroy_vcpu(struct engine_vcpu *v)
 
 static int set_state(struct engine_vcpu *v, const struct cpu_state *s, unsigned groups, struct error *err)
 {
-    (void)v, (void)s, (void)groups, (void)err;
+    (void)groups, (void)err;
+    ((struct fake_engine_vcpu *)v)->state = *s;
     return 0;
+}
+
+static void get_state(struct engine_vcpu *v, struct cpu_state *s, unsigned groups)
+{
+    (void)groups;
+    *s = ((struct fake_engine_vcpu *)v)->state;
 }
 
 static const struct engine_ops fake_engine = {
@@ -79,6 +94,7 @@ static const struct engine_ops fake_engine = {
     .vcpu_create = create_vcpu,
     .vcpu_destroy = destroy_vcpu,
     .set_state = set_state,
+    .get_state = get_state,
 };
 
 static int create_vm(const struct engine_vm_config *config, struct engine_vm **out, struct error *err)
