@@ -13,6 +13,7 @@
 #include "backend/console.h"
 #include "backend/disk.h"
 #include "backend/net.h"
+#include "backend/vsock.h"
 #include "host/clock.h"
 #include "host/memory.h"
 #include "machine/pc.h"
@@ -28,6 +29,7 @@ struct machine {
     struct aio *aio;
     struct disk *disk[MAX_DISKS];
     struct net *net[MAX_NETS];
+    struct vsock *vsock;
     struct console *console, *hvc, *debugcon;
     struct host_instant since; // when this was made: the longer ago, the less must clocks wait for each other
     struct host_ram ram;

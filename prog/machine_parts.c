@@ -1,11 +1,12 @@
-// The kinds of devices that a machine may have: disks, networks, consoles, random numbers and a balloon, each a
-// machine_part.
+// The kinds of devices that a machine may have: disks, networks, consoles, random numbers, a balloon and
+// sockets, each a machine_part.
 #include "prog/machine.h"
 #include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/net.h"
 #include "virtio/rng.h"
+#include "virtio/vsock.h"
 #include <inttypes.h>
 #include <net/if.h>
 #include <stdio.h>
@@ -162,6 +163,28 @@ static int balloon_attach(struct machine *m, struct error *err)
     return e ? e : machine_attach_virtio(m, m->balloon, err);
 }
 
+// --- sockets
+
+static int vsock_open(struct machine *m, struct error *err)
+{
+    return m->o->vsock ? vsock_unix_open(m->o->vsock, &m->vsock, err) : 0;
+}
+
+static int vsock_attach(struct machine *m, struct error *err)
+{
+    struct virtio_device *d;
+    if (!m->vsock)
+        return 0;
+    int e = virtio_vsock_create(&m->vm, "virtio-vsock0", m->vsock, m->o->vsock_cid, &d, err);
+    return e ? e : machine_attach_virtio(m, d, err);
+}
+
+static void vsock_close(struct machine *m)
+{
+    if (m->vsock)
+        m->vsock->ops->close(m->vsock);
+}
+
 // The order is that of slots, by which systems name their network cards: what is always there, or seldom several, comes
 // first, so that adding a disk renames nothing. A new kind goes to the end.
 const struct machine_part machine_parts[] = {
@@ -170,6 +193,7 @@ const struct machine_part machine_parts[] = {
     {.attach = rng_attach},
     {consoles_open, consoles_attach, consoles_close},
     {.attach = balloon_attach},
+    {vsock_open, vsock_attach, vsock_close},
 };
 
 const unsigned machine_parts_count = sizeof machine_parts / sizeof *machine_parts;

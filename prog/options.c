@@ -1,6 +1,7 @@
 // The command line of trapeze run: its groups of options (options_*.c), and what must fit together.
 #include "prog/options.h"
 #include "prog/options_groups.h"
+#include "vm/vsock.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -48,7 +49,12 @@ static int check(const struct run_options *o, struct error *err)
 
 int run_options_parse(struct run_options *o, int argc, char **argv, struct error *err)
 {
-    *o = (struct run_options){.cpus = 1, .memory = 1 << 30, .console = "stdio", .append = "", .name = "trapeze"};
+    *o = (struct run_options){.cpus = 1,
+                              .memory = 1 << 30,
+                              .console = "stdio",
+                              .append = "",
+                              .name = "trapeze",
+                              .vsock_cid = VSOCK_CID_FIRST};
     struct error why;
     int e = command_line_parse(&run_line, o, argc, argv, err);
     if (!e && check(o, &why))

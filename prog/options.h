@@ -35,6 +35,8 @@ struct run_options {
     const char *hvc;     // virtio console, hvc0 in Linux; NULL: none
     const char *name;
     bool no_balloon;
+    const char *vsock; // path of the host's socket; NULL: no socket device
+    uint32_t vsock_cid;
     bool virtio_mmio; // transport of virtio devices: mmio, not pci
     bool debug_exit, debugcon;
     bool no_reboot;

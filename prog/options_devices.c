@@ -2,6 +2,7 @@
 #include "prog/limits.h"
 #include "prog/options.h"
 #include "prog/options_groups.h"
+#include "vm/vsock.h"
 #include <errno.h>
 #include <string.h>
 
@@ -111,6 +112,28 @@ static int take_balloon(void *into, char *v, struct error *err)
     return 0;
 }
 
+static int take_vsock(void *into, char *v, struct error *err)
+{
+    struct run_options *o = into;
+    char *comma = strrchr(v, ',');
+    uint64_t cid = VSOCK_CID_FIRST;
+    if (!strcmp(v, "none")) {
+        o->vsock = NULL;
+        return 0;
+    }
+    if (comma) {
+        *comma = 0;
+        if (strncmp(comma + 1, "cid=", 4) || !option_number(comma + 5, VSOCK_CID_FIRST, VSOCK_CID_LAST, &cid))
+            return error_set(err, EINVAL, "--vsock %.80s: %.40s: must be cid=N, from %u to %u", v, comma + 1,
+                             VSOCK_CID_FIRST, VSOCK_CID_LAST);
+    }
+    if (!*v)
+        return error_set(err, EINVAL, "--vsock: the socket's name is empty");
+    o->vsock = v;
+    o->vsock_cid = (uint32_t)cid;
+    return 0;
+}
+
 static int take_virtio(void *into, char *v, struct error *err)
 {
     struct run_options *o = into;
@@ -134,6 +157,8 @@ static const struct option device_options[] = {
     {"hvc", "WHERE", "a virtio console (hvc0) as well; the same choices", OPTION_TAKE(take_hvc)},
     {"balloon", "on|off", "whether memory that the guest frees goes back to the host (default on)",
      OPTION_TAKE(take_balloon)},
+    {"vsock", "PATH[,cid=N]|none", "sockets between guest and host, which meet at the unix socket PATH",
+     OPTION_TAKE(take_vsock)},
     {"virtio", "pci|mmio", "how virtio devices are attached (default pci)", OPTION_TAKE(take_virtio)},
 };
 
