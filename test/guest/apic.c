@@ -292,5 +292,6 @@ int main(void)
     timer();
     ioapic();
     level();
+    check_true("no interrupt between STI and HLT", !sti_shadow_failed);
     return 0;
 }

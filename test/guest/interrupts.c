@@ -305,5 +305,6 @@ int main(void)
     halting();
     nmi();
     pic();
+    check_true("no interrupt between STI and HLT", !sti_shadow_failed);
     return 0;
 }

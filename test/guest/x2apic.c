@@ -211,5 +211,6 @@ int main(void)
     ipis();
     timer();
     off_and_on();
+    check_true("no interrupt between STI and HLT", !sti_shadow_failed);
     return 0;
 }

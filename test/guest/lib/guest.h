@@ -57,6 +57,9 @@ extern struct trap last;
 typedef void (*trap_handler)(struct trap *);
 extern trap_handler trap_handlers[256];
 
+// An interrupt came between STI and HLT. Guests that sleep a lot say so as their last case.
+extern bool sti_shadow_failed;
+
 // Runs code in ring 0 until it returns or raises an exception; see `last`.
 void run_kernel(const void *code);
 

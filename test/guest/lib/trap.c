@@ -19,9 +19,23 @@ static bool running;
 _Noreturn void run_end(void); // trap.S
 void trap_dispatch(struct trap *t);
 
+bool sti_shadow_failed;
+
+// An interrupt that comes between the STI and the HLT of sti_hlt_cli() comes one instruction early, and the HLT would
+// wait for it in vain: it is stepped over, so that this is told and not a guest that hangs.
+static void look_for_early_interrupt(struct trap *t)
+{
+    enum { STI = 0xfb, HLT = 0xf4 };
+    if (t->vector < 32 || t->cs != KCODE || ((u8 *)t->rip)[0] != HLT || ((u8 *)t->rip)[-1] != STI)
+        return;
+    sti_shadow_failed = true;
+    t->rip++;
+}
+
 void trap_dispatch(struct trap *t)
 {
     if (trap_handlers[t->vector]) {
+        look_for_early_interrupt(t);
         trap_handlers[t->vector](t);
         return;
     }
