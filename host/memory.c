@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HUGE_PAGE (2ull << 20)
@@ -81,6 +82,25 @@ int host_ram_create(struct host_ram *m, const char *name, uint64_t size, bool sh
     madvise(p, size, MADV_DONTDUMP);
     *m = (struct host_ram){.base = p, .size = size, .fd = fd, .reserved = start, .reserved_size = reserved};
     return 0;
+}
+
+uint64_t host_ram_resident(const struct host_ram *m)
+{
+    struct stat st;
+    if (m->fd >= 0) // a file's blocks, in 512 bytes (stat(2))
+        return fstat(m->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512;
+    enum { STEP = 4096 };
+    static const uint64_t page = 4096;
+    uint64_t bytes = 0;
+    unsigned char in[STEP];
+    for (uint64_t at = 0; at < m->size; at += STEP * page) {
+        uint64_t size = m->size - at < STEP * page ? m->size - at : STEP * page;
+        if (mincore(m->base + at, size, in))
+            return 0;
+        for (uint64_t n = 0; n < size / page; n++)
+            bytes += in[n] & 1 ? page : 0;
+    }
+    return bytes;
 }
 
 void host_ram_destroy(struct host_ram *m)

@@ -22,7 +22,8 @@ struct host_ram {
 // (the default of most kernels): a guest that jumps around in its memory is then about a quarter faster.
 // -ENOMEM if the host has not that much to give: what is available now, page cache and swap included.
 int host_ram_create(struct host_ram *m, const char *name, uint64_t size, bool shared, struct error *err);
-void host_ram_destroy(struct host_ram *m); // gives it back to the host; idempotent
+uint64_t host_ram_resident(const struct host_ram *m); // bytes of it that the host holds now (of a memfd: in swap, too)
+void host_ram_destroy(struct host_ram *m);            // gives it back to the host; idempotent
 
 // Before [at, at + size) is written: the whole pages in it are had from the kernel at once, which is much cheaper than
 // a page fault for each. No matter if it fails, or if it is not worth it.

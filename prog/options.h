@@ -33,7 +33,7 @@ struct run_options {
     unsigned publishes;
     const char *console; // COM1, ttyS0 in Linux
     const char *hvc;     // virtio console, hvc0 in Linux; NULL: none
-    const char *name;
+    const char *name;    // NULL: one is chosen (state_dir.h)
     bool no_balloon;
     const char *vsock; // path of the host's socket; NULL: no socket device
     uint32_t vsock_cid;

@@ -2,6 +2,7 @@
 #include "cpu/model.h"
 #include "prog/options.h"
 #include "prog/options_groups.h"
+#include "prog/state_dir.h"
 #include <errno.h>
 #include <string.h>
 
@@ -49,9 +50,10 @@ static int take_paravirt(void *into, char *v, struct error *err)
 static int take_name(void *into, char *v, struct error *err)
 {
     struct run_options *o = into;
-    size_t n = strlen(v);
-    if (!n || n > 32 || strspn(v, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != n)
-        return error_set(err, EINVAL, "--name %.40s: must be 1 to 32 letters, digits, dots, dashes or underscores", v);
+    if (!state_name_valid(v))
+        return error_set(
+            err, EINVAL,
+            "--name %.40s: must be 1 to 32 letters, digits, dots, dashes or underscores; first a letter or digit", v);
     o->name = v;
     return 0;
 }

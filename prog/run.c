@@ -4,7 +4,10 @@
 #include "host/signal.h"
 #include "prog/commands.h"
 #include "prog/machine.h"
+#include "prog/machine_control.h"
 #include "prog/options.h"
+#include "prog/record.h"
+#include "prog/state_dir.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -21,6 +24,10 @@ struct run {
     struct loop *loop;
     struct signal_watch *signals;
     struct machine *machine;
+    const char *speaker; // who speaks in messages: the name that the user gave, or the program's
+    struct record *record;
+    struct state_dir dir; // fd -1: none
+    struct machine_control control;
     bool pressed; // the power button, by a signal
 };
 
@@ -30,13 +37,13 @@ static void log_sink(void *ctx, const char *line)
 {
     struct run *r = ctx;
     pthread_mutex_lock(&r->log_lock);
-    fprintf(stderr, "%s: %s\n", r->o.name, line);
+    fprintf(stderr, "%s: %s\n", r->speaker, line);
     pthread_mutex_unlock(&r->log_lock);
 }
 
 static int fail(const struct run *r, int status, const char *text)
 {
-    fprintf(stderr, "%s: %s\n", r->o.name, text);
+    fprintf(stderr, "%s: %s\n", r->speaker, text);
     return status;
 }
 
@@ -94,12 +101,53 @@ static int status_of(const struct run *r, enum vm_end end, const struct error *e
     }
 }
 
+static void remember_end(const struct run *r, enum vm_end end, int status, const struct error *err)
+{
+    static const char *const words[] = {
+        [VM_END_POWEROFF] = "poweroff", [VM_END_RESET] = "reset", [VM_END_CRASH] = "crash",
+        [VM_END_KILLED] = "killed",     [VM_END_DEBUG] = "debug", [VM_END_NONE] = "failed"};
+    if (r->dir.fd >= 0)
+        record_end(&r->dir, words[end], status, end == VM_END_NONE ? err->text : r->machine->vm.end_text);
+}
+
+// --- its place among the machines
+
+// A machine that the user named must have its directory; one that nobody named runs without, if need be.
+static int enter(struct run *r, struct error *err)
+{
+    int e = state_dir_create(&r->dir, r->o.name, true, err);
+    if (!e)
+        e = record_write(&r->dir, r->record, err);
+    if (e && !r->o.name) {
+        log_info(&r->log, "other commands will not find this machine: %s", err->text);
+        r->o.name = "trapeze";
+        return 0;
+    }
+    if (!e)
+        r->o.name = r->dir.name;
+    return e;
+}
+
+static int serve(struct run *r, struct error *err)
+{
+    return r->dir.fd >= 0 ? machine_control_start(&r->control, r->machine, &r->dir, err) : 0;
+}
+
+static void leave(struct run *r)
+{
+    if (r->dir.fd >= 0)
+        state_dir_remove(&r->dir, NULL);
+    state_dir_close(&r->dir);
+}
+
+// --- all of it
+
 static int run(struct run *r)
 {
     static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
     const struct console_keys keys = {.quit = on_quit, .button = on_button, .ctx = r};
     struct error err;
-    if (loop_create(&r->loop, &err))
+    if (enter(r, &err) || loop_create(&r->loop, &err))
         return fail(r, STATUS_FAILED, err.text);
     r->signals = signal_watch(r->loop, ending, sizeof ending / sizeof *ending, on_signal, r, &err);
     if (!r->signals)
@@ -108,6 +156,8 @@ static int run(struct run *r)
     if (!m)
         return fail(r, STATUS_FAILED, err.text);
     int e = machine_build(m, &err);
+    if (!e)
+        e = serve(r, &err);
     if (e) {
         // What the user asked for in words we know but this host or program lacks is usage, too.
         if (m->console)
@@ -118,9 +168,11 @@ static int run(struct run *r)
     enum vm_end end = vm_run(&m->vm, &err);
     console_stream(m->console)->ops->flush(console_stream(m->console));
     console_restore_terminal(m->console);
+    machine_control_stop(&r->control);
     int status = status_of(r, end, &err);
+    remember_end(r, end, status, &err);
     if (r->o.stats) {
-        fprintf(stderr, "%s: counters\n", r->o.name);
+        fprintf(stderr, "%s: counters\n", r->speaker);
         vm_stats(&m->vm, print_stat, stderr);
     }
     return status;
@@ -128,11 +180,14 @@ static int run(struct run *r)
 
 static void run_close(struct run *r)
 {
+    machine_control_stop(&r->control);
     machine_free(r->machine);
     if (r->signals)
         signal_unwatch(r->signals);
     if (r->loop)
         loop_destroy(r->loop);
+    leave(r);
+    record_free(r->record);
     pthread_mutex_destroy(&r->log_lock);
 }
 
@@ -144,16 +199,26 @@ int command_run(int argc, char **argv)
         fprintf(stderr, "trapeze: out of memory\n");
         return STATUS_FAILED;
     }
+    r->dir.fd = r->dir.lock = -1;
+    r->record = record_new(argc, argv, false, &err); // before it is parsed: that cuts words in place
+    if (!r->record) {
+        fprintf(stderr, "trapeze run: %s\n", err.text);
+        free(r);
+        return STATUS_FAILED;
+    }
     if (run_options_parse(&r->o, argc, argv, &err)) {
         fprintf(stderr, "trapeze run: %s\n", err.text);
+        record_free(r->record);
         free(r);
         return STATUS_USAGE;
     }
     if (r->o.help) {
         run_options_help(stdout);
+        record_free(r->record);
         free(r);
         return STATUS_OK;
     }
+    r->speaker = r->o.name ? r->o.name : "trapeze";
     static const enum log_level levels[] = {LOG_WARN, LOG_INFO, LOG_DEBUG};
     r->log = (struct log){.level = levels[r->o.verbose < 2 ? r->o.verbose : 2],
                           .trace = r->o.trace,
