@@ -18,6 +18,7 @@
 #include "host/memory.h"
 #include "machine/pc.h"
 #include "prog/file.h"
+#include "prog/machine_shares.h"
 #include "prog/options.h"
 #include "vm/vm.h"
 
@@ -38,6 +39,7 @@ struct machine {
     bool vm_made;
     struct vm vm;
     struct pc *pc;
+    struct share share[MAX_SHARES];
     struct virtio_device *balloon; // NULL: the machine has none
     int perf_map;                  // 0: none
 };

@@ -194,6 +194,7 @@ const struct machine_part machine_parts[] = {
     {consoles_open, consoles_attach, consoles_close},
     {.attach = balloon_attach},
     {vsock_open, vsock_attach, vsock_close},
+    {.attach = shares_attach, .close = shares_close},
 };
 
 const unsigned machine_parts_count = sizeof machine_parts / sizeof *machine_parts;

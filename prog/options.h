@@ -4,6 +4,7 @@
 #include "backend/disk.h"
 #include "engine/engine.h"
 #include "prog/network.h"
+#include "prog/share.h"
 #include "report/error.h"
 #include <stdbool.h>
 #include <stdint.h>
@@ -31,6 +32,8 @@ struct run_options {
     unsigned nets;
     struct net_publish publish[MAX_PUBLISHES]; // on the one user network
     unsigned publishes;
+    struct share_option share[MAX_SHARES];
+    unsigned shares;
     const char *console; // COM1, ttyS0 in Linux
     const char *hvc;     // virtio console, hvc0 in Linux; NULL: none
     const char *name;    // NULL: one is chosen (state_dir.h)

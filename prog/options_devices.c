@@ -103,6 +103,22 @@ static int take_hvc(void *into, char *v, struct error *err)
     return 0;
 }
 
+static int take_share(void *into, char *v, struct error *err)
+{
+    struct run_options *o = into;
+    struct error why;
+    if (o->shares == MAX_SHARES)
+        return error_set(err, EINVAL, "--share %.80s: at most %d folders", v, MAX_SHARES);
+    struct share_option *s = &o->share[o->shares];
+    if (share_take(s, v, &why))
+        return error_set(err, EINVAL, "%s", why.text);
+    for (unsigned n = 0; n < o->shares; n++)
+        if (!strcmp(o->share[n].tag, s->tag))
+            return error_set(err, EINVAL, "--share %.80s:%s: there is a share of that tag already", v, s->tag);
+    o->shares++;
+    return 0;
+}
+
 static int take_balloon(void *into, char *v, struct error *err)
 {
     struct run_options *o = into;
@@ -155,6 +171,9 @@ static const struct option device_options[] = {
     {"console", "WHERE", "the serial port: stdio (default), pty, socket:PATH, file:PATH, none",
      OPTION_TAKE(take_console)},
     {"hvc", "WHERE", "a virtio console (hvc0) as well; the same choices", OPTION_TAKE(take_hvc)},
+    {"share", "FOLDER:TAG[,ro]",
+     "let the guest mount a folder of the host (mount -t virtiofs TAG ...); may be given several times",
+     OPTION_TAKE(take_share)},
     {"balloon", "on|off", "whether memory that the guest frees goes back to the host (default on)",
      OPTION_TAKE(take_balloon)},
     {"vsock", "PATH[,cid=N]|none", "sockets between guest and host, which meet at the unix socket PATH",

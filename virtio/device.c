@@ -141,13 +141,18 @@ static void config_interrupt(struct virtio_device *d)
         d->transport.config_interrupt(d->transport.ctx);
 }
 
+void virtio_failed(struct virtio_device *d)
+{
+    d->status |= VIRTIO_NEEDS_RESET;
+    config_interrupt(d);
+}
+
 void virtio_broken(struct virtio_device *d, const char *why)
 {
     if (d->status & VIRTIO_NEEDS_RESET)
         return;
     log_guest(d->dev.vm->log, "%s: the driver broke the rules: %s", d->dev.name, why);
-    d->status |= VIRTIO_NEEDS_RESET;
-    config_interrupt(d);
+    virtio_failed(d);
 }
 
 void virtio_config_changed(struct virtio_device *d)

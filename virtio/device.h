@@ -110,6 +110,8 @@ void virtio_notify(struct virtio_device *d, unsigned queue);
 void virtio_spend(struct virtio_device *d, unsigned queue, unsigned chains);
 // The driver broke a rule: device needs reset.
 void virtio_broken(struct virtio_device *d, const char *why);
+// The device itself can't go on, whoever is to blame (the caller has said so): it needs a reset.
+void virtio_failed(struct virtio_device *d);
 void virtio_config_changed(struct virtio_device *d);
 static inline bool virtio_has(const struct virtio_device *d, uint64_t feature)
 {

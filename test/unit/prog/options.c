@@ -212,11 +212,32 @@ static void refusals(void **state)
     }
 }
 
+static void shares(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("--kernel", "k", "--share", "/a:b,c:tag", "--share=d:e,ro", "--balloon", "off"), 0);
+    assert_int_equal(o.shares, 2);
+    assert_string_equal(o.share[0].folder, "/a:b,c");
+    assert_string_equal(o.share[0].tag, "tag");
+    assert_false(o.share[0].readonly);
+    assert_string_equal(o.share[1].folder, "d");
+    assert_string_equal(o.share[1].tag, "e");
+    assert_true(o.share[1].readonly);
+    assert_true(o.no_balloon);
+    static const char *const bad[] = {"/a",     ":t",       "/a:",
+                                      "/a:,ro", "/a:t,rw",  "/a:t,ro,ro",
+                                      "/a:t,",  "/a:t,ro ", "/a:0123456789012345678901234567890123456"};
+    for (unsigned n = 0; n < sizeof bad / sizeof *bad; n++)
+        assert_int_equal(PARSE("--kernel", "k", "--share", bad[n]), -EINVAL);
+    assert_int_equal(PARSE("--kernel", "k", "--share", "/a:t", "--share", "/b:t"), -EINVAL);
+    assert_int_equal(PARSE("--kernel", "k", "--share", "/a:012345678901234567890123456789012345"), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults), cmocka_unit_test(everything), cmocka_unit_test(sizes),
-        cmocka_unit_test(networks), cmocka_unit_test(limits),     cmocka_unit_test(refusals),
+        cmocka_unit_test(shares),   cmocka_unit_test(defaults), cmocka_unit_test(everything), cmocka_unit_test(sizes),
+        cmocka_unit_test(networks), cmocka_unit_test(limits),   cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
