@@ -4,4 +4,5 @@
 enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_CRASHED = 3 };
 
 int command_run(int argc, char **argv);
+int command_image(int argc, char **argv);
 int command_doctor(int argc, char **argv);

@@ -8,6 +8,7 @@ static const struct {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"run", "start a virtual machine and stay with it until it ends", command_run},
+    {"image", "make, list and remove the images that machines start from", command_image},
     {"doctor", "tell what this host offers and which engine is taken", command_doctor},
 };
 

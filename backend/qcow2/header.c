@@ -4,6 +4,7 @@
 // 64 bits and every table in moderate memory. A version 2 header is filled up with what its absent fields mean.
 #include "backend/qcow2/image.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -200,5 +201,20 @@ int header_set_incompatible(struct qcow2 *q, uint64_t bits)
         e = -errno;
     if (!e)
         q->h.incompatible = bits;
+    return e;
+}
+
+int qcow2_backing(const char *path, char name[QCOW2_BACKING], struct error *err)
+{
+    struct qcow2_header *h = malloc(sizeof *h);
+    if (!h)
+        return error_set(err, ENOMEM, "disk %s: out of memory", path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int e = fd < 0 ? error_set(err, errno, "disk %s: %s", path, strerror(errno)) : header_read(fd, path, h, err);
+    if (!e)
+        strcpy(name, h->backing);
+    if (fd >= 0)
+        close(fd);
+    free(h);
     return e;
 }

@@ -32,6 +32,10 @@ struct qcow2_options {
 // Makes a new image of version 3 that reads as its backing file, or as zeroes. -EEXIST rather than replacing a file.
 int qcow2_create(const struct qcow2_options *o, struct error *err);
 
+enum { QCOW2_BACKING = 1024 };
+// The name of an image's backing file, as it is written in there; empty: it has none. Nothing else is opened.
+int qcow2_backing(const char *path, char name[QCOW2_BACKING], struct error *err);
+
 struct qcow2_check {
     uint64_t leaks;       // clusters whose refcount is too high: lost space, no harm
     uint64_t corruptions; // anything else that is wrong
