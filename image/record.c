@@ -31,7 +31,7 @@ bool image_name_good(const char *name)
     return n && n < IMAGE_NAME && name[0] != '.' && name[0] != '-' && strspn(name, good) == n;
 }
 
-const char *record_format(const struct image_record *r)
+const char *image_record_format(const struct image_record *r)
 {
     return r->format == DISK_QCOW2 ? "qcow2" : "raw";
 }
@@ -77,7 +77,7 @@ static const char *take(const json_t *object, struct image_record *r)
     return hash ? NULL : "sha256";
 }
 
-int record_read(int fd, const char *where, struct image_record *out, struct error *err)
+int image_record_read(int fd, const char *where, struct image_record *out, struct error *err)
 {
     struct stat st;
     json_error_t why;
@@ -98,8 +98,8 @@ int record_read(int fd, const char *where, struct image_record *out, struct erro
 
 static json_t *object_of(const struct image_record *r)
 {
-    json_t *o = json_pack("{s:s, s:s, s:I, s:I}", "kind", r->built ? "built" : "imported", "format", record_format(r),
-                          "size", (json_int_t)r->size, "created", (json_int_t)r->created);
+    json_t *o = json_pack("{s:s, s:s, s:I, s:I}", "kind", r->built ? "built" : "imported", "format",
+                          image_record_format(r), "size", (json_int_t)r->size, "created", (json_int_t)r->created);
     for (unsigned k = 0; k < TEXTS && o; k++) {
         const char *s = (const char *)r + texts[k].offset;
         if (*s && json_object_set_new(o, texts[k].key, json_string(s))) {
@@ -110,7 +110,7 @@ static json_t *object_of(const struct image_record *r)
     return o;
 }
 
-char *record_text(const struct image_record *r, uint64_t disk_bytes, const char *path)
+char *image_record_text(const struct image_record *r, uint64_t disk_bytes, const char *path)
 {
     json_t *o = object_of(r);
     bool good = o && !json_object_set_new(o, "name", json_string(r->name)) &&
@@ -121,7 +121,7 @@ char *record_text(const struct image_record *r, uint64_t disk_bytes, const char 
     return text;
 }
 
-int record_write(int fd, const struct image_record *r, const char *where, struct error *err)
+int image_record_write(int fd, const struct image_record *r, const char *where, struct error *err)
 {
     json_t *o = object_of(r);
     int e = o && !json_dumpfd(o, fd, JSON_INDENT(2)) ? 0 : errno ? -errno : -ENOMEM;

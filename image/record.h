@@ -27,8 +27,8 @@ struct image_record {
 bool image_name_good(const char *name);
 
 // `where` names the file in errors. -EINVAL if something is missing or makes no sense.
-int record_read(int fd, const char *where, struct image_record *out, struct error *err);
-int record_write(int fd, const struct image_record *r, const char *where, struct error *err);
+int image_record_read(int fd, const char *where, struct image_record *out, struct error *err);
+int image_record_write(int fd, const struct image_record *r, const char *where, struct error *err);
 // The record as JSON text; the caller frees it. NULL: out of memory.
-char *record_text(const struct image_record *r, uint64_t disk_bytes, const char *path);
-const char *record_format(const struct image_record *r); // "raw" or "qcow2"
+char *image_record_text(const struct image_record *r, uint64_t disk_bytes, const char *path);
+const char *image_record_format(const struct image_record *r); // "raw" or "qcow2"

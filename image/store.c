@@ -91,7 +91,7 @@ int store_get(const struct store *s, const char *name, struct image_record *out,
         return errno == ENOENT ? error_set(err, ENOENT, "image %s: there is none (trapeze image ls lists them)", name)
                                : error_set(err, errno, "image %s: %s: %s", name, path, strerror(errno));
     struct error why;
-    int e = record_read(fd, path, out, &why);
+    int e = image_record_read(fd, path, out, &why);
     close(fd);
     if (e)
         return error_set(err, -e, "image %s: %s", name, why.text);
@@ -326,7 +326,7 @@ static int write_record(const struct draft *d, const struct image_record *r, str
     int fd = openat(d->fd, "image.json", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
         return error_set(err, errno, "image %s: image.json: %s", d->name, strerror(errno));
-    int e = record_write(fd, r, "image.json", err);
+    int e = image_record_write(fd, r, "image.json", err);
     if (!e && fsync(fd))
         e = error_set(err, errno, "image %s: image.json: %s", d->name, strerror(errno));
     close(fd);

@@ -107,7 +107,7 @@ static int print_json(const struct store *s, const struct image_record *all, uns
     for (unsigned i = 0; i < count; i++) {
         char path[PATH_MAX];
         store_disk(s, &all[i], path);
-        char *text = record_text(&all[i], bytes_of(path), path);
+        char *text = image_record_text(&all[i], bytes_of(path), path);
         json_t *o = text ? json_loads(text, 0, NULL) : NULL;
         free(text);
         if (!o || json_array_append_new(list, o)) {
@@ -131,7 +131,7 @@ static void print_list(const struct store *s, const struct image_record *all, un
         size_text(size, sizeof size, all[i].size);
         size_text(taken, sizeof taken, bytes_of(path));
         date_text(date, sizeof date, all[i].created);
-        printf("%-20s %-7s %10s %10s  %-11s %s\n", all[i].name, record_format(&all[i]), size, taken, date,
+        printf("%-20s %-7s %10s %10s  %-11s %s\n", all[i].name, image_record_format(&all[i]), size, taken, date,
                all[i].source);
     }
 }
@@ -197,7 +197,7 @@ static void print_info(const struct image_record *r, const char *path)
         printf("packages  %s\n", r->packages);
     if (r->name[0])
         printf("created   %s\n", date);
-    printf("disk      %s, %s, %s on disk\n          %s\n", record_format(r), size, taken, path);
+    printf("disk      %s, %s, %s on disk\n          %s\n", image_record_format(r), size, taken, path);
     if (r->sha256[0])
         printf("sha256    %s\n", r->sha256);
     printf("kernel    %s\n", r->kernel[0] ? r->kernel : "none found");
@@ -229,7 +229,7 @@ int image_info(int argc, char **argv)
     }
     if (e)
         return image_failed("image info", e, &err);
-    char *text = w.json ? record_text(&r, bytes_of(path), path) : NULL;
+    char *text = w.json ? image_record_text(&r, bytes_of(path), path) : NULL;
     if (text)
         printf("%s\n", text);
     else

@@ -142,8 +142,8 @@ static bool parse(const struct command_line *c, struct make_options *o, unsigned
 
 void image_print_made(const struct image_record *r)
 {
-    printf("image %s: %s, %llu MiB, %s\n", r->name, record_format(r), (unsigned long long)(r->size + 0xfffff) >> 20,
-           r->kernel[0] ? r->kernel : "no kernel found in it");
+    printf("image %s: %s, %llu MiB, %s\n", r->name, image_record_format(r),
+           (unsigned long long)(r->size + 0xfffff) >> 20, r->kernel[0] ? r->kernel : "no kernel found in it");
 }
 
 static int finish(const struct command_line *c, struct store *s, struct waiting *w, int e, const struct error *err,

@@ -14,7 +14,7 @@ static int read_text(const char *text, struct image_record *r, struct error *e)
     int fd = memfd_create("json", MFD_CLOEXEC);
     assert_int_equal(write(fd, text, strlen(text)), strlen(text));
     lseek(fd, 0, SEEK_SET);
-    int result = record_read(fd, "image.json", r, e);
+    int result = image_record_read(fd, "image.json", r, e);
     close(fd);
     return result;
 }
@@ -33,9 +33,9 @@ static void round_trip(void **state)
                         b;
     struct error e;
     int fd = memfd_create("json", MFD_CLOEXEC);
-    assert_int_equal(record_write(fd, &a, "image.json", &e), 0);
+    assert_int_equal(image_record_write(fd, &a, "image.json", &e), 0);
     lseek(fd, 0, SEEK_SET);
-    assert_int_equal(record_read(fd, "image.json", &b, &e), 0);
+    assert_int_equal(image_record_read(fd, "image.json", &b, &e), 0);
     close(fd);
     assert_memory_equal(&a, &b, sizeof a);
 }
