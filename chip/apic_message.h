@@ -6,6 +6,7 @@
 //
 // Example: a disk's MSI-X write of 0x41 to 0xfee01000 is {.dest = 1, .vector = 0x41, .mode = APIC_FIXED}.
 #pragma once
+#include "cpu/apic.h"
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -32,6 +33,14 @@ struct apic_message {
 static inline uint32_t apic_dest8(uint8_t dest)
 {
     return dest == 0xff ? APIC_EVERYBODY : dest;
+}
+
+// The MSI that says the same, as far as 8 bits reach: beyond that are only clusters of x2APICs above the first 16.
+static inline struct cpu_msi apic_message_to_msi(const struct apic_message *m)
+{
+    uint32_t dest = m->dest == APIC_EVERYBODY ? 0xff : m->dest & 0xff;
+    return (struct cpu_msi){.address = CPU_APIC_BASE_ADDRESS | dest << 12 | (uint32_t)m->logical << 2,
+                            .data = m->vector | (uint32_t)m->mode << 8 | 1u << 14 | (uint32_t)m->level << 15};
 }
 
 // An MSI (Intel SDM vol. 3, 11.11). The redirection hint asks for the lowest priority among the destinations.

@@ -24,16 +24,39 @@ enum { STORM = 64, PAUSE = 100000 }; // ns
 #define ENTRY_MASKED (1ull << 16)
 #define ENTRY_WRITABLE 0xff0000000001afffull // not the delivery status (12), remote IRR (14) and reserved bits
 
-static void deliver(struct ioapic *io, unsigned pin)
+static struct apic_message message(uint64_t e)
 {
-    uint64_t e = io->entry[pin];
-    struct apic_message m = {
+    return (struct apic_message){
         .dest = apic_dest8(e >> 56),
         .vector = e,
         .mode = e >> 8 & 7,
         .logical = e >> 11 & 1,
         .level = e >> 15 & 1,
     };
+}
+
+// A mask comes and goes with every interrupt of some systems, and whoever is told takes its time: so it does not count.
+static void tell_levels(struct ioapic *io)
+{
+    struct apic_message m[IOAPIC_PINS];
+    unsigned count = 0;
+    bool changed = false;
+    if (!io->levels_changed)
+        return;
+    for (unsigned i = 0; i < IOAPIC_PINS; i++) {
+        uint64_t e = io->entry[i] & ENTRY_LEVEL ? io->entry[i] & ~(ENTRY_MASKED | ENTRY_REMOTE_IRR) : 0;
+        changed |= e != io->told[i];
+        io->told[i] = e;
+        if (e && (e >> 8 & 7) <= APIC_LOWEST)
+            m[count++] = message(e);
+    }
+    if (changed)
+        io->levels_changed(io->ctx, m, count);
+}
+
+static void deliver(struct ioapic *io, unsigned pin)
+{
+    struct apic_message m = message(io->entry[pin]);
     if (m.mode == 3 || m.mode == 6)
         return; // reserved
     if (m.mode > APIC_LOWEST)
@@ -103,6 +126,7 @@ static void write_entry(struct ioapic *io, unsigned pin, unsigned half, uint32_t
     *e = (*e & ~mask) | ((half ? (uint64_t)val << 32 : val) & mask);
     if (!(*e & ENTRY_LEVEL))
         *e &= ~ENTRY_REMOTE_IRR; // how system software without the EOI register clears it
+    tell_levels(io);
     service(io, pin);
 }
 
@@ -150,6 +174,7 @@ static void ioapic_reset(struct device *d)
         io->entry[i] = ENTRY_MASKED;
     memset(io->storm, 0, sizeof io->storm);
     vm_timer_cancel(&io->timer);
+    tell_levels(io);
 }
 
 static int ioapic_loaded(struct device *d)
@@ -159,6 +184,7 @@ static int ioapic_loaded(struct device *d)
     for (unsigned i = 0; i < IOAPIC_PINS; i++)
         io->entry[i] &= ENTRY_WRITABLE | (io->entry[i] & ENTRY_LEVEL ? ENTRY_REMOTE_IRR : 0);
     vm_timer_set(&io->timer, vm_clock_ns(&d->vm->clock) + PAUSE); // in case that it was saved in a pause
+    tell_levels(io);
     return 0;
 }
 

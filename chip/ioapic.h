@@ -21,6 +21,9 @@ struct ioapic {
     struct vm_timer timer;      // ends the pause of a storm
     void *ctx;
     void (*send)(void *ctx, const struct apic_message *m);
+    // Set by the machine, or NULL: the level-triggered entries have changed. With the lock held.
+    void (*levels_changed)(void *ctx, const struct apic_message *m, unsigned count);
+    uint64_t told[IOAPIC_PINS]; // entries as levels_changed was last told of them; 0: not level-triggered
 };
 
 int ioapic_create(struct vm *vm, uint8_t id, void *ctx, void (*send)(void *ctx, const struct apic_message *m),

@@ -13,6 +13,7 @@
 #include "chip/lapic.h"
 #include "cpu/msr.h"
 #include "vm/alloc.h"
+#include "vm/engine_apic.h"
 #include <errno.h>
 #include <string.h>
 
@@ -327,7 +328,11 @@ static void deliver_all(struct lapics *s, uint64_t set, const struct apic_messag
 
 void lapics_send(struct lapics *s, const struct apic_message *m)
 {
+    if (s->engines && lapics_send_to_engine(s, m))
+        return;
     deliver_all(s, targets(s, m), m);
+    if (s->engines)
+        lapics_sent(s);
 }
 
 // An IPI as ICR asks for it (Intel SDM vol. 3, 11.6.1). `wide`: the destination is 32 bits (x2APIC).
@@ -373,6 +378,10 @@ void lapics_set_pic(struct lapics *s, bool level)
         return;
     for (unsigned i = 0; i < s->count; i++) {
         struct lapic *a = s->apic[i];
+        if (s->engines) { // it knows whether LINT0 is open
+            vcpu_signal(a->dev.vm, i, VCPU_INTR);
+            continue;
+        }
         vm_lock(&a->dev.lock);
         lapic_local(a, LVT_LINT0); // LINT0 may be set up as something other than ExtINT
         if (pic_waits(a))
@@ -394,11 +403,22 @@ void lapics_virtual_wire(struct lapics *s)
 
 // ---- what the vCPUs ask
 
+// Where the local APIC is the engine's, and its LINT0 open: the PIC's vector. The line may stay up.
+static int ack_pic(struct lapics *s, unsigned cpu)
+{
+    int v = atomic_load(&s->pic_int) && s->pic_ack ? s->pic_ack(s->ctx) : -1;
+    if (atomic_load(&s->pic_int))
+        vcpu_signal(s->dev.vm, cpu, VCPU_INTR);
+    return v;
+}
+
 static int ack(void *ctx, unsigned cpu)
 {
     struct lapics *s = ctx;
     struct lapic *a = s->apic[cpu];
     int v = -1;
+    if (s->engines)
+        return ack_pic(s, cpu);
     vm_lock(&a->dev.lock);
     lapic_eoi_settle(a);
     bool ask_pic = pic_waits(a);
@@ -459,10 +479,22 @@ static void tpr_write(void *ctx, unsigned cpu, uint64_t tpr)
 
 static void init(void *ctx, unsigned cpu)
 {
-    struct lapic *a = ((struct lapics *)ctx)->apic[cpu];
+    struct lapics *s = ctx;
+    struct lapic *a = s->apic[cpu];
+    if (s->engines)
+        lapic_fetch(a);
     vm_lock(&a->dev.lock);
     lapic_state_reset(a, true);
     vm_unlock(&a->dev.lock);
+    if (s->engines)
+        lapic_hand_over(a);
+}
+
+static void eoi(void *ctx, uint8_t vector)
+{
+    struct lapics *s = ctx;
+    if (s->eoi)
+        s->eoi(s->ctx, vector);
 }
 
 // ---- devices
@@ -539,6 +571,8 @@ static const struct device_ops lapics_ops = {
     .write = lapics_mmio_write,
     .msr_read = lapics_msr_read,
     .msr_write = lapics_msr_write,
+    .hold = lapics_hold,
+    .release = lapics_release,
     .destroy = destroy,
 };
 
@@ -549,6 +583,7 @@ int lapics_create(struct vm *vm, unsigned cpus, struct lapics **out, struct erro
     struct lapics *s = vm_alloc(sizeof *s);
     if (!s)
         return error_set(err, ENOMEM, "local APICs: out of memory");
+    s->engines = vm_apic_is_engines(vm);
     device_add(vm, &s->dev, &lapics_ops, "lapics");
     for (unsigned i = 0; i < cpus; i++) {
         struct lapic *a = vm_alloc(sizeof *a);
@@ -575,7 +610,7 @@ int lapics_create(struct vm *vm, unsigned cpus, struct lapics **out, struct erro
         vm_msr_add(vm, MSR_TSC_DEADLINE, MSR_TSC_DEADLINE, &s->dev) ||
         vm_msr_add(vm, MSR_X2APIC_FIRST, MSR_X2APIC_LAST, &s->dev))
         return error_set(err, ENOSPC, "local APICs: no room for another MSR range");
-    vm->local_apic = (struct local_apic_ops){ack, tpr_read, tpr_write, init, multicast};
+    vm->local_apic = (struct local_apic_ops){ack, tpr_read, tpr_write, init, eoi, multicast};
     vm->local_apic_ctx = s;
     *out = s;
     return 0;

@@ -35,9 +35,9 @@ enum { LVT_TIMER_ONE_SHOT, LVT_TIMER_PERIODIC, LVT_TIMER_DEADLINE };
 enum { SVR_ENABLE = 1 << 8, SVR_NO_EOI_BROADCAST = 1 << 12 };
 enum { ESR_SEND_ILLEGAL_VECTOR = 1 << 5, ESR_RECEIVE_ILLEGAL_VECTOR = 1 << 6, ESR_ILLEGAL_REGISTER = 1 << 7 };
 
-#define APIC_BASE_BSP (1ull << 8)
-#define APIC_BASE_X2APIC (1ull << 10)
-#define APIC_BASE_ENABLE (1ull << 11)
+#define APIC_BASE_BSP CPU_APIC_BASE_BSP
+#define APIC_BASE_X2APIC CPU_APIC_BASE_X2APIC
+#define APIC_BASE_ENABLE CPU_APIC_BASE_ENABLE
 
 struct lapics;
 
@@ -67,8 +67,14 @@ struct lapic {
     _Atomic uint8_t priority; // PPR, likewise; for lowest-priority arbitration
 };
 
+// Where the state is (lapic_engine.c). Always in the chips but where the engine has local APICs of its own.
+enum { LAPICS_IN_CHIPS, LAPICS_MOVING, LAPICS_IN_ENGINE };
+
 struct lapics {
     struct device dev;
+    bool engines;             // the engine has local APICs of its own
+    _Atomic uint8_t where;    // LAPICS_*
+    _Atomic unsigned senders; // messages under way
     unsigned count;
     struct lapic *apic[CPU_MAX];
     // Set once by the machine; called without a lapic's lock.
@@ -105,6 +111,17 @@ int lapic_eoi_set_msr(struct lapic *a, uint64_t val); // 0, or -1 for #GP
 void lapic_eoi(struct lapic *a);
 void lapic_send_ipi(struct lapic *a, uint64_t icr, bool wide);
 
+// lapic_engine.c
+// Sends m to the engine, if that has the state; else false. Then lapics_sent() is called after it was delivered here.
+bool lapics_send_to_engine(struct lapics *s, const struct apic_message *m);
+void lapics_sent(struct lapics *s);
+void lapics_hold(struct device *d); // device_ops of the set
+void lapics_release(struct device *d);
+// The level-triggered entries of the IOAPIC, as messages.
+void lapics_set_routes(struct lapics *s, const struct apic_message *m, unsigned count);
+void lapic_fetch(struct lapic *a); // from the engine, and back to it; the CPU stands still or this is its thread
+void lapic_hand_over(struct lapic *a);
+
 // lapic_registers.c
 uint64_t lapics_mmio_read(struct device *d, struct bus_access b);
 void lapics_mmio_write(struct device *d, struct bus_access b, uint64_t val);
@@ -118,6 +135,7 @@ void lapic_timer_arm(struct lapic *a, uint64_t now); // after any change of them
 void lapic_timer_set_initial(struct lapic *a, uint32_t initial);
 void lapic_timer_set_divide(struct lapic *a, uint32_t divide);
 void lapic_timer_set_deadline(struct lapic *a, uint64_t tsc);
+void lapic_timer_put(struct lapic *a, uint32_t initial, uint32_t current, uint32_t divide); // as an engine left it
 uint32_t lapic_timer_count(const struct lapic *a);
 uint64_t lapic_timer_deadline(const struct lapic *a);
 void lapic_timer_fire(struct device *d, struct vm_timer *t);

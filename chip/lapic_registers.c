@@ -230,7 +230,7 @@ static bool write_register(struct lapic *a, unsigned reg, bool x2, uint64_t val)
 
 static struct lapic *xapic_of(struct lapics *s, unsigned cpu)
 {
-    if (cpu >= s->count)
+    if (cpu >= s->count || s->engines) // switched off there, or the access would not come here
         return NULL;
     struct lapic *a = s->apic[cpu];
     // Only this CPU writes its base, so no lock is needed to read it here.
@@ -271,14 +271,11 @@ void lapics_mmio_write(struct device *d, struct bus_access b, uint64_t val)
 
 // ---- MSRs
 
-// Modes and the ways between them: Intel SDM vol. 3, 11.12.5.
 static int write_base(struct lapic *a, uint64_t val)
 {
-    enum { OFF = 0, XAPIC = 2, INVALID = 1, X2APIC = 3 };
+    enum { OFF = 0, X2APIC = 3 };
     unsigned from = a->base >> 10 & 3, to = val >> 10 & 3;
-    if ((val & ~(APIC_BASE_BSP | APIC_BASE_X2APIC | APIC_BASE_ENABLE)) != LAPIC_MMIO_BASE)
-        return -1;
-    if (to == INVALID || (from == X2APIC && to == XAPIC) || (from == OFF && to == X2APIC))
+    if (!cpu_apic_base_allowed(a->base, val))
         return -1;
     vm_lock(&a->dev.lock);
     a->base = val;
@@ -295,7 +292,7 @@ static int write_base(struct lapic *a, uint64_t val)
 int lapics_msr_read(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val)
 {
     struct lapics *s = (struct lapics *)d;
-    if (cpu >= s->count)
+    if (cpu >= s->count || s->engines) // which asks only about what it has refused
         return -1;
     struct lapic *a = s->apic[cpu];
     if (msr == MSR_APIC_BASE) {
@@ -320,7 +317,7 @@ int lapics_msr_read(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val)
 int lapics_msr_write(struct device *d, unsigned cpu, uint32_t msr, uint64_t val)
 {
     struct lapics *s = (struct lapics *)d;
-    if (cpu >= s->count)
+    if (cpu >= s->count || s->engines)
         return -1;
     struct lapic *a = s->apic[cpu];
     if (msr == MSR_APIC_BASE)

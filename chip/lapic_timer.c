@@ -136,6 +136,15 @@ void lapic_timer_set_divide(struct lapic *a, uint32_t divide)
     lapic_timer_arm(a, now);
 }
 
+void lapic_timer_put(struct lapic *a, uint32_t initial, uint32_t current, uint32_t divide)
+{
+    uint64_t now = now_ns(a);
+    a->timer_divide = divide;
+    a->timer_initial = initial;
+    a->timer_start = now - (uint64_t)(initial > current ? initial - current : 0) * tick(a);
+    lapic_timer_arm(a, now);
+}
+
 void lapic_timer_set_deadline(struct lapic *a, uint64_t tsc)
 {
     if (mode(a) != LVT_TIMER_DEADLINE)

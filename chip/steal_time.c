@@ -1,8 +1,9 @@
 // Steal time pages.
 //
 // The page is written by the thread of its CPU alone: when the guest switches it on, when the CPU goes to sleep and
-// comes back, and while it runs at most once in a millisecond. Only the byte that says "away" is anybody's: it changes
-// by atomic exchange, and what was in it when the CPU comes back is the order that it finds.
+// comes back, and while it runs at most once in a millisecond. Its time is added to, for another process may have told
+// the guest of some before. Only the byte that says "away" is anybody's: it changes by atomic exchange, and what was in
+// it when the CPU comes back is the order that it finds.
 //
 // Why that is safe for who relies on it. The byte says "away" only between two instructions of the guest, after the
 // last access that could use a translation. If another CPU manages to set the order while the byte says "away", then
@@ -11,6 +12,7 @@
 // Example: a guest with two CPUs on a host with one: each CPU's page shows about 500 ms more after a second.
 #include "chip/steal_time.h"
 #include "vm/alloc.h"
+#include "vm/engine_apic.h"
 #include <errno.h>
 #include <stdatomic.h>
 
@@ -49,10 +51,12 @@ static void written(struct steal_time *s, unsigned cpu)
 static void tell(struct steal_time *s, unsigned cpu, struct steal_page *p)
 {
     uint32_t version = atomic_load_explicit(&p->version, memory_order_relaxed) & ~1u;
+    uint64_t stolen = vcpu_stolen(s->dev.vm, cpu);
     atomic_store_explicit(&p->version, version | 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
-    atomic_store_explicit(&p->ns, vcpu_stolen(s->dev.vm, cpu), memory_order_relaxed);
+    atomic_store_explicit(&p->ns, p->ns + (stolen - s->stolen[cpu]), memory_order_relaxed);
     atomic_store_explicit(&p->version, version + 2, memory_order_release);
+    s->stolen[cpu] = stolen;
     s->told[cpu] = vm_clock_ns(&s->dev.vm->clock);
 }
 
@@ -101,16 +105,17 @@ static void init(void *ctx, unsigned cpu)
 
 static int msr_read(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val)
 {
+    const struct steal_time *s = (const struct steal_time *)d;
     (void)msr;
-    *val = ((struct steal_time *)d)->msr[cpu];
-    return 0;
+    *val = s->msr[cpu];
+    return s->engines ? -1 : 0; // which asks only about what it has refused
 }
 
 static int msr_write(struct device *d, unsigned cpu, uint32_t msr, uint64_t val)
 {
     struct steal_time *s = (struct steal_time *)d;
     (void)msr;
-    if (val & RESERVED)
+    if (val & RESERVED || s->engines)
         return -1;
     s->msr[cpu] = val;
     struct steal_page *p = page_of(s, cpu);
@@ -131,6 +136,31 @@ static void reset(struct device *d)
         s->msr[i] = s->told[i] = 0;
 }
 
+static void hold(struct device *d)
+{
+    struct steal_time *s = (struct steal_time *)d;
+    for (unsigned i = 0; s->engines && i < d->vm->cpus; i++)
+        s->msr[i] = vm_apic_get_msr(d->vm, i, MSR_STEAL_TIME);
+}
+
+// A machine that was saved may have left its CPUs marked as away: none is, and their TLBs are empty.
+static void release(struct device *d)
+{
+    struct steal_time *s = (struct steal_time *)d;
+    for (unsigned i = 0; i < d->vm->cpus; i++) {
+        struct steal_page *p = s->fresh ? page_of(s, i) : NULL;
+        if (p) {
+            atomic_store(&p->away, 0);
+            written(s, i);
+        }
+        if (s->fresh)
+            s->stolen[i] = vcpu_stolen(d->vm, i);
+        if (s->engines && vm_apic_set_msr(d->vm, i, MSR_STEAL_TIME, s->msr[i]))
+            log_error(d->vm->log, "vCPU %u: the engine refuses its steal time", i);
+    }
+    s->fresh = false;
+}
+
 static int loaded(struct device *d)
 {
     struct steal_time *s = (struct steal_time *)d;
@@ -139,6 +169,7 @@ static int loaded(struct device *d)
             return -EINVAL;
         s->told[i] = 0;
     }
+    s->fresh = true;
     return 0;
 }
 
@@ -161,6 +192,8 @@ static const struct device_ops ops = {
     .reset = reset,
     .msr_read = msr_read,
     .msr_write = msr_write,
+    .hold = hold,
+    .release = release,
     .state = &state,
     .loaded = loaded,
     .destroy = destroy,
@@ -176,6 +209,8 @@ int steal_time_create(struct vm *vm, struct steal_time **out, struct error *err)
     if (vm_msr_add(vm, MSR_STEAL_TIME, MSR_STEAL_TIME, &s->dev))
         return error_set(err, ENOSPC, "steal time: its MSR is taken or there are too many");
     s->flushes = cpu_model_has_paravirt(vm->model, CPU_PV_TLB_FLUSH);
-    vm->watch = (struct vcpu_watch){s, sleeps, wakes, runs, init};
+    s->engines = vm_apic_is_engines(vm);
+    if (!s->engines)
+        vm->watch = (struct vcpu_watch){s, sleeps, wakes, runs, init};
     return 0;
 }

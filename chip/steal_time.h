@@ -9,6 +9,8 @@
 // forget translations: it sets bit 1 beside the bit 0 that says "away", and the CPU forgets all of them when it comes
 // back, before it does anything else.
 //
+// An engine with local APICs of its own (vm/engine_apic.h) puts CPUs to sleep itself, and has steal time, too.
+//
 // Example: CPU 1 sleeps, byte 16 of its page is 1. CPU 0 frees a page table and makes it 3. An interrupt wakes CPU 1:
 // the byte becomes 0 and its TLB is empty.
 #pragma once
@@ -20,7 +22,10 @@ struct steal_time {
     bool flushes; // the guest was offered to order flushes
     // Each CPU's own thread uses these, others only while the vCPUs stand still.
     uint64_t msr[CPU_MAX];
-    uint64_t told[CPU_MAX]; // guest ns at which the page was last written
+    uint64_t told[CPU_MAX];   // guest ns at which the page was last written
+    uint64_t stolen[CPU_MAX]; // what vcpu_stolen said then
+    bool engines;             // the engine does all of this while vCPUs run; msr[] is where it is kept meanwhile
+    bool fresh;               // just loaded
 };
 
 // Watches the VM's vCPUs (vm->watch) from then on. The VM owns it.

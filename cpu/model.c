@@ -140,7 +140,7 @@ static bool can_give(const struct cpu_feature *f, cpu_host_cpuid host, const str
     if (f->kind == ENGINE)
         return true;
     if (config->hardware)
-        return f->kind != SOFTWARE && hardware_has(config, f);
+        return hardware_has(config, f);
     return f->kind != NATIVE || host_has(host, f);
 }
 

@@ -108,16 +108,16 @@ const struct cpu_feature cpu_features[] = {
     FEATURE("avx512bf16", 7, 1, EAX, 5,  NATIVE, IN_HOST, "avx512f"),
 
     // What a guest may ask of the hypervisor, where config.paravirt says so (chip/steal_time.h, chip/lapic_paravirt.c,
-    // vm/hypercall.h). SOFTWARE is what begins with a hypercall, which hardware virtualization keeps to itself, or needs
-    // the engine's help. All of that is on request: a guest is to find the same CPU under every engine, and but for unhalt
+    // vm/hypercall.h). SYSTEM is what begins with a hypercall, which hardware virtualization keeps to itself: KVM has it
+    // where the local APICs are its own. All of that is on request: a guest is to find the same CPU under every engine, and but for unhalt
     // it was measured to bring nothing, or less than nothing (docs/BENCHMARKS.md).
     FEATURE("kvm-steal-time", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_STEAL_TIME, ENGINE, IN_ALL, NULL),
     FEATURE("kvm-pv-eoi", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_EOI, ENGINE, IN_ALL, NULL),
-    FEATURE("kvm-pv-unhalt", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_UNHALT, SOFTWARE, ON_REQUEST, NULL),
-    FEATURE("kvm-pv-tlb-flush", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_TLB_FLUSH, SOFTWARE, ON_REQUEST,
+    FEATURE("kvm-pv-unhalt", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_UNHALT, SYSTEM, ON_REQUEST, NULL),
+    FEATURE("kvm-pv-tlb-flush", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_TLB_FLUSH, SYSTEM, ON_REQUEST,
             "kvm-steal-time"),
-    FEATURE("kvm-pv-ipi", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_SEND_IPI, SOFTWARE, ON_REQUEST, NULL),
-    FEATURE("kvm-pv-sched-yield", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_SCHED_YIELD, SOFTWARE, ON_REQUEST,
+    FEATURE("kvm-pv-ipi", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_SEND_IPI, SYSTEM, ON_REQUEST, NULL),
+    FEATURE("kvm-pv-sched-yield", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_SCHED_YIELD, SYSTEM, ON_REQUEST,
             "kvm-steal-time"),
 
     FEATURE("xsaveopt",   0xd, 1, EAX, 0, SYSTEM, IN_V3_UP, "xsave"),

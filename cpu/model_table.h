@@ -8,10 +8,9 @@ enum cpuid_reg { REG_EAX, REG_EBX, REG_ECX, REG_EDX };
 
 enum {
     // Where a feature comes from.
-    NATIVE = 0,   // user-mode instructions that engines may run on the host's own units: the host must have them
-    ENGINE = 1,   // every engine provides it, whatever the host
-    SYSTEM = 2,   // software engines provide it; hardware virtualization only where the host's CPU has it
-    SOFTWARE = 3, // software engines alone provide it
+    NATIVE = 0, // user-mode instructions that engines may run on the host's own units: the host must have them
+    ENGINE = 1, // every engine provides it, whatever the host
+    SYSTEM = 2, // software engines provide it; hardware virtualization only where the host's CPU has it
 };
 
 enum {

@@ -20,9 +20,15 @@
 // the LAPIC model latches vector 0xec and calls engine_notify(vcpu, ENGINE_INTR); the guest, in HLT, leaves halt(), the
 // engine asks interrupt_ack() and delivers 0xec.
 //
+// Local APICs of the engine's own (engine_vm.own_apic). Then interrupts, their priorities, IPIs, INIT, HLT and the
+// local timers do not come up: what is sent to a local APIC is given to the engine (struct engine_apic_ops), and the
+// owner's models of them hold the state while the vCPUs stand still. INTR then says that the PIC's line is up, and
+// interrupt_ack() asks for the PIC's vector alone.
+//
 // Threads: create/destroy/map/unmap/protect are called by one thread at a time while vCPUs may run; get/set only while
 // the vCPU is not running; engine_notify, invalidate, discarded and dirty_log from any thread.
 #pragma once
+#include "cpu/apic.h"
 #include "cpu/model.h"
 #include "cpu/state.h"
 #include "report/error.h"
@@ -59,12 +65,14 @@ struct engine_upcalls {
     uint64_t (*tpr_read)(void *owner);
     void (*tpr_write)(void *owner, uint64_t tpr);
     int (*interrupt_ack)(void *owner); // see above
+    // An engine's own local APIC has finished a vector of a level-triggered message that it was told of (apic->routes).
+    void (*eoi)(void *owner, uint8_t vector);
     // The CPU took an INIT (ENGINE_INIT, in whatever activity it was): its local APIC does so too. May be NULL.
     void (*init)(void *owner);
     // VMCALL and VMMCALL at CPL 0: the number in RAX and arguments in RBX, RCX, RDX, RSI; returns RAX. `wide`: in
     // 64-bit mode; else all of them are cut to 32 bits.
-    // Software engines only: hardware virtualization may answer by itself. What is made of this (SOFTWARE in
-    // cpu/model_table.h; UNHALT and TLB_FLUSH, too) is not offered under it.
+    // Software engines only: hardware virtualization answers by itself, and what its hypercalls are for (UNHALT and
+    // TLB_FLUSH, too) is offered as far as it says that it has it.
     uint64_t (*hypercall)(void *owner, uint64_t nr, const uint64_t arg[4], bool wide);
     // Blocks until a bit of `mask` is set in pending. (HLT, wait for SIPI.)
     void (*halt)(void *owner, unsigned mask);
@@ -77,7 +85,11 @@ struct engine_upcalls {
 // made from it takes over what it can. Engines extend it.
 struct engine_host {
     const struct engine_ops *ops;
+    bool own_apic; // VMs made from it have local APICs of the engine's own
 };
+
+// Whose local APICs a VM has, where an engine has some: AUTO is what was measured to be better.
+enum engine_apics { ENGINE_APICS_AUTO, ENGINE_APICS_OWN, ENGINE_APICS_CHIPS };
 
 struct engine_vm_config {
     struct engine_host
@@ -116,6 +128,7 @@ struct engine_ops;
 
 // Engines extend these two (first member). The owner reads them but writes only through engine_notify.
 struct engine_vm {
+    bool own_apic;
     const struct engine_ops *ops;
     struct engine_vm_config config;
 };
@@ -132,14 +145,28 @@ enum { ENGINE_MAP_READONLY = 1 << 0 };
 
 typedef void (*engine_stat_fn)(void *ctx, const char *name, uint64_t value);
 
+// Where engine_vm.own_apic is set.
+struct engine_apic_ops {
+    // While the vCPU is not running. The timer goes on from what is set. -EINVAL where it is no state of a local APIC.
+    void (*get)(struct engine_vcpu *vcpu, struct cpu_apic *a);
+    int (*set)(struct engine_vcpu *vcpu, const struct cpu_apic *a, struct error *err);
+    // MSRs of the paravirtual interface that are the engine's then: EOIs in memory, steal time. The same rules.
+    uint64_t (*get_msr)(struct engine_vcpu *vcpu, uint32_t msr);
+    int (*set_msr)(struct engine_vcpu *vcpu, uint32_t msr, uint64_t val);
+    void (*send)(struct engine_vm *vm, const struct cpu_msi *m); // any thread
+    // All level-triggered messages that an IOAPIC may send from now on: the end of their vectors goes up. Any thread.
+    int (*routes)(struct engine_vm *vm, const struct cpu_msi *m, unsigned count);
+};
+
 struct engine_ops {
     const char *name;
+    const struct engine_apic_ops *apic; // NULL: it never has any
     // 0 if the engine works on this host; else err says why not.
     int (*probe)(struct error *err);
     // Whether `auto` should take it where it works: 0, or err says why not. NULL: always.
     int (*recommend)(struct error *err);
     // NULL: there is nothing to open, and the next three are NULL, too.
-    int (*open)(struct engine_host **out, struct error *err);
+    int (*open)(enum engine_apics apics, struct engine_host **out, struct error *err);
     void (*close)(struct engine_host *host);
     // What the hardware under this engine can give a guest, for cpu_config.hardware: fills at most `room` leaves and
     // returns how many, or a negative errno.

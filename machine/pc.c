@@ -116,6 +116,11 @@ static void ioapic_send(void *ctx, const struct apic_message *m)
     lapics_send(((struct pc *)ctx)->lapics, m);
 }
 
+static void levels_changed(void *ctx, const struct apic_message *m, unsigned count)
+{
+    lapics_set_routes(((struct pc *)ctx)->lapics, m, count);
+}
+
 static void eoi(void *ctx, uint8_t vector)
 {
     ioapic_eoi(((struct pc *)ctx)->ioapic, vector);
@@ -181,6 +186,8 @@ static int add_interrupt_controllers(struct pc *pc, struct error *err)
         r = pic_create(vm, pc, pic_output, &pc->pic, err);
     if (r)
         return r;
+    if (pc->lapics->engines)
+        pc->ioapic->levels_changed = levels_changed;
     pc->lapics->ctx = pc;
     pc->lapics->eoi = eoi;
     pc->lapics->pic_ack = ask_pic;

@@ -148,7 +148,7 @@ int machine_build(struct machine *m, struct error *err)
     struct error why;
     int e = engine_choose(m->o->engine, &engine, &why, err);
     if (!e && engine->open)
-        e = engine->open(&host, err);
+        e = engine->open(m->o->apics, &host, err);
     if (!e)
         e = make_vm(m, engine, host, why.text, err);
     if (host)

@@ -46,6 +46,7 @@ struct run_options {
     bool stats;
     bool help;
     bool no_paravirt; // the guest finds no hypervisor's leaves in CPUID
+    enum engine_apics apics;
     enum engine_cells cells;
     bool translate_always, perf_map;
     uint64_t code_cache; // bytes for the whole machine; 0: the default

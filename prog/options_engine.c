@@ -13,6 +13,19 @@ static int take_engine(void *into, char *v, struct error *err)
     return 0;
 }
 
+static int take_irqchip(void *into, char *v, struct error *err)
+{
+    struct run_options *o = into;
+    static const char *const kinds[] = {
+        [ENGINE_APICS_AUTO] = "auto", [ENGINE_APICS_OWN] = "split", [ENGINE_APICS_CHIPS] = "off"};
+    for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(v, kinds[i])) {
+            o->apics = (enum engine_apics)i;
+            return 0;
+        }
+    return error_set(err, EINVAL, "--kernel-irqchip %.40s: auto, split or off", v);
+}
+
 static int take_cells(void *into, char *v, struct error *err)
 {
     struct run_options *o = into;
@@ -78,6 +91,10 @@ static int take_verbose(void *into, char *v, struct error *err)
 static const struct option engine_options[] = {
     {"engine", "NAME", "what executes the CPUs: kvm, dbt, interp, or auto (the default): the first that fits this host",
      OPTION_TAKE(take_engine)},
+    {"kernel-irqchip", "auto|split|off",
+     "whether under engine kvm the local APICs are the kernel's (split, the default with hardware virtualization) or "
+     "the machine's own (off)",
+     OPTION_TAKE(take_irqchip)},
     {"cells", "auto|off|always",
      "whether engine dbt runs guest programs that compute in processes of their own (default auto)",
      OPTION_TAKE(take_cells)},

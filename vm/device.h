@@ -36,6 +36,11 @@ struct device_ops {
     void (*drain)(struct device *d);
     uint64_t (*read)(struct device *d, struct bus_access a);
     void (*write)(struct device *d, struct bus_access a, uint64_t val);
+    // Where the engine itself keeps part of the device's state while vCPUs run (vm/engine_apic.h): the vCPUs stand
+    // still now, it is to be fetched; they are about to run, it is to be handed over. Without the device's lock; always
+    // in turn, release first. May be NULL.
+    void (*hold)(struct device *d);
+    void (*release)(struct device *d);
     // Model-specific registers registered with vm_msr_add. Return 0, or -1 for #GP.
     int (*msr_read)(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val);
     int (*msr_write)(struct device *d, unsigned cpu, uint32_t msr, uint64_t val);
@@ -61,3 +66,6 @@ void device_add(struct vm *vm, struct device *d, const struct device_ops *ops, c
 // All devices in order of creation; the vCPUs are stopped. vm_reset does both.
 void device_drain_all(struct vm *vm);
 void device_reset_all(struct vm *vm);
+// State that is the engine's while vCPUs run; once each however often it is called in a row.
+void device_hold_all(struct vm *vm);
+void device_release_all(struct vm *vm);

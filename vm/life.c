@@ -31,6 +31,8 @@ static void command(struct vm *vm)
     uint32_t c = life->ended ? LIFE_STOP : life->stops ? LIFE_PARK : LIFE_RUN;
     if (life->command == c)
         return;
+    if (c == LIFE_RUN)
+        device_release_all(vm);
     life->command = c;
     futex_wake(&life->command, INT_MAX);
     if (c != LIFE_RUN)
@@ -121,6 +123,9 @@ static void on_reset(void *ctx)
 {
     struct vm *vm = ctx;
     wait_parked(vm);
+    vm_lock(&vm->life->stop_lock);
+    device_hold_all(vm);
+    vm_unlock(&vm->life->stop_lock);
     vm->life->reset_wanted = false;
     struct error err;
     if (!vm->life->ended && vm_reset(vm, &err) < 0)
@@ -170,6 +175,7 @@ void vm_pause(struct vm *vm)
         vm->frozen = true;
         vm_clock_pause(&vm->clock);
     }
+    device_hold_all(vm);
     vm_unlock(&vm->life->stop_lock);
 }
 

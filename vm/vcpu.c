@@ -182,6 +182,16 @@ static int interrupt_ack(void *owner)
     return vector;
 }
 
+static void eoi(void *owner, uint8_t vector)
+{
+    struct vcpu *v = owner;
+    const struct local_apic_ops *apic = &v->vm->local_apic;
+    if (tracing(v))
+        log_trace(v->vm->log, TRACE_EXITS, "cpu%u eoi 0x%02x", v->id, vector);
+    if (apic->eoi)
+        apic->eoi(v->vm->local_apic_ctx, vector);
+}
+
 static void init(void *owner)
 {
     struct vcpu *v = owner;
@@ -259,6 +269,7 @@ const struct engine_upcalls vcpu_upcalls = {
     .tpr_read = tpr_read,
     .tpr_write = tpr_write,
     .interrupt_ack = interrupt_ack,
+    .eoi = eoi,
     .init = init,
     .hypercall = hypercall,
     .halt = halt,

@@ -33,6 +33,7 @@ struct local_apic_ops {
     uint64_t (*tpr_read)(void *ctx, unsigned cpu);
     void (*tpr_write)(void *ctx, unsigned cpu, uint64_t tpr); // 0..15
     void (*init)(void *ctx, unsigned cpu);                    // the CPU took an INIT
+    void (*eoi)(void *ctx, uint8_t vector); // an engine's own local APIC finished a level-triggered vector
     // An interrupt (`mode` as in ICR) to all CPUs of a set, bit n for CPU n; how many of them take it. Any thread.
     unsigned (*multicast)(void *ctx, uint64_t cpus, uint8_t mode, uint8_t vector);
 };

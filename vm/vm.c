@@ -112,6 +112,26 @@ void device_drain_all(struct vm *vm)
             d->ops->drain(d);
 }
 
+void device_hold_all(struct vm *vm)
+{
+    if (!vm->released)
+        return;
+    vm->released = false;
+    for (struct device *d = vm->devices; d; d = d->next)
+        if (d->ops->hold)
+            d->ops->hold(d);
+}
+
+void device_release_all(struct vm *vm)
+{
+    if (vm->released)
+        return;
+    vm->released = true;
+    for (struct device *d = vm->devices; d; d = d->next)
+        if (d->ops->release)
+            d->ops->release(d);
+}
+
 void device_reset_all(struct vm *vm)
 {
     for (struct device *d = vm->devices; d; d = d->next) {

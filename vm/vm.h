@@ -58,6 +58,7 @@ struct vm {
     struct vm_msr_range msr[VM_MSR_RANGES];
     unsigned msrs;
     struct device *devices; // in order of creation
+    bool released;          // the engine has what is its of the devices' state; guarded by life's stop_lock
     const struct cpu_model *model;
     const struct engine_ops *engine_ops;
     struct engine_vm *engine;

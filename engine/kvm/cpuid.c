@@ -12,13 +12,15 @@
 
 enum { ENTRIES = 256 }; // KVM takes no more
 
-// The TSC deadline timer is in our local APIC, so it can be had whatever KVM says; but the guest's writes to its
-// register must reach us. On VMX KVM has a shortcut that takes them before the filter is asked, for a timer of its own
-// that is not there; it is not taken for guests whose MWAIT does not exit. So such a guest is made one (keep_mwait() in
-// engine.c), although its CPUID has no MWAIT; and where KVM cannot do that, there is no TSC deadline.
-static bool can_have_deadline(int dev)
+// Where the local APIC is ours, the TSC deadline timer is, too, so it can be had whatever KVM says; but the guest's
+// writes to its register must reach us. On VMX KVM has a shortcut that takes them before the filter is asked, for a
+// timer of its own that is not there; it is not taken for guests whose MWAIT does not exit. So such a guest is made one
+// (keep_mwait() in engine.c), although its CPUID has no MWAIT; and where KVM cannot do that, there is no TSC deadline.
+static bool can_have_deadline(const struct kvm_host *h)
 {
-    int exits = ioctl(dev, KVM_CHECK_EXTENSION, KVM_CAP_X86_DISABLE_EXITS);
+    if (h->base.own_apic)
+        return true;
+    int dev = h->dev, exits = ioctl(dev, KVM_CHECK_EXTENSION, KVM_CAP_X86_DISABLE_EXITS);
     return !kvm_on_vmx() || (exits > 0 && exits & KVM_X86_DISABLE_EXITS_MWAIT);
 }
 
@@ -30,25 +32,36 @@ static struct kvm_cpuid2 *table(unsigned entries)
     return t;
 }
 
-int kvm_cpuid_supported(struct engine_host *host, struct cpuid_leaf *leaf, unsigned room, struct error *err)
+struct kvm_cpuid2 *kvm_cpuid_ask(int dev, struct error *err)
 {
-    int dev = KVM_HOST(host)->dev;
     struct kvm_cpuid2 *t = table(ENTRIES);
     if (!t)
-        return error_set(err, ENOMEM, "engine kvm: no memory");
-    int e = ioctl(dev, KVM_GET_SUPPORTED_CPUID, t) < 0 ? errno : 0;
+        error_set(err, ENOMEM, "engine kvm: no memory");
+    if (!t || ioctl(dev, KVM_GET_SUPPORTED_CPUID, t) == 0)
+        return t;
+    error_set(err, errno, "KVM: supported CPUID: %s", strerror(errno));
+    free(t);
+    return NULL;
+}
+
+// Of the paravirtual features KVM tells those that it has itself. Most of them need its own local APICs.
+int kvm_cpuid_supported(struct engine_host *host, struct cpuid_leaf *leaf, unsigned room, struct error *err)
+{
+    const struct kvm_host *h = KVM_HOST(host);
+    const struct kvm_cpuid2 *t = h->supported;
     const uint32_t deadline = 1u << 24;
-    bool has_deadline = !e && can_have_deadline(dev);
+    bool has_deadline = can_have_deadline(h);
     unsigned count = 0;
-    for (unsigned n = 0; !e && n < t->nent && count < room; n++) {
+    (void)err;
+    for (unsigned n = 0; n < t->nent && count < room; n++) {
         const struct kvm_cpuid_entry2 *k = &t->entries[n];
         bool any = !(k->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
         uint32_t ecx = k->function == 1 ? (k->ecx & ~deadline) | (has_deadline ? deadline : 0) : k->ecx;
+        uint32_t eax = k->function == CPU_LEAF_PARAVIRT && !h->base.own_apic ? 0 : k->eax;
         leaf[count++] = (struct cpuid_leaf){
-            .leaf = k->function, .subleaf = any ? CPUID_ANY : k->index, .r = {k->eax, k->ebx, ecx, k->edx}};
+            .leaf = k->function, .subleaf = any ? CPUID_ANY : k->index, .r = {eax, k->ebx, ecx, k->edx}};
     }
-    free(t);
-    return e ? error_set(err, e, "KVM: supported CPUID: %s", strerror(e)) : (int)count;
+    return (int)count;
 }
 
 int kvm_cpuid_set(struct kvm_vcpu *v, struct error *err)

@@ -115,10 +115,23 @@ static void host_close(struct engine_host *e)
         close(h->vm);
     if (h->dev >= 0)
         close(h->dev);
+    free(h->supported);
     free(h);
 }
 
-static int host_open(struct engine_host **out, struct error *err)
+// Where KVM only emulates it may do so with the local APICs, too: one was seen to lose what is in service.
+static int choose_apics(struct kvm_host *h, enum engine_apics apics, struct error *err)
+{
+    struct error no;
+    if (apics == ENGINE_APICS_CHIPS || (apics == ENGINE_APICS_AUTO && recommend(&no)))
+        return 0;
+    h->base.own_apic = kvm_apic_possible(h->dev, h->supported);
+    if (!h->base.own_apic && apics == ENGINE_APICS_OWN)
+        return error_set(err, ENOTSUP, "KVM: this kernel lacks local APICs with all that a guest expects of them");
+    return 0;
+}
+
+static int host_open(enum engine_apics apics, struct engine_host **out, struct error *err)
 {
     struct kvm_host *h = calloc(1, sizeof *h);
     if (!h)
@@ -127,6 +140,10 @@ static int host_open(struct engine_host **out, struct error *err)
     h->vm = -1;
     h->dev = open_device(err);
     int e = h->dev < 0 ? h->dev : create_machine(h, err);
+    if (!e && !(h->supported = kvm_cpuid_ask(h->dev, err)))
+        e = -EIO;
+    if (!e)
+        e = choose_apics(h, apics, err);
     if (e < 0)
         host_close(&h->base);
     else
@@ -152,8 +169,11 @@ static int create(struct kvm_vm *vm, struct kvm_host *h, struct error *err)
     ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
     ioctl(vm->fd, KVM_SET_TSS_ADDR, identity + KVM_PAGE);
     drop_quirks(vm);
-    keep_mwait(vm);
-    return kvm_msr_prepare(vm, err);
+    if (vm->base.own_apic)
+        e = kvm_apic_prepare(vm, err);
+    else
+        keep_mwait(vm);
+    return e ? e : kvm_msr_prepare(vm, err);
 }
 
 static int vm_create(const struct engine_vm_config *config, struct engine_vm **out, struct error *err)
@@ -161,12 +181,12 @@ static int vm_create(const struct engine_vm_config *config, struct engine_vm **o
     struct engine_host *host = config->host;
     int e = kvm_kick_prepare(err);
     if (!e && !host)
-        e = host_open(&host, err);
+        e = host_open(ENGINE_APICS_AUTO, &host, err);
     if (e)
         return e;
     struct kvm_vm *vm = calloc(1, sizeof *vm);
     if (vm) {
-        vm->base = (struct engine_vm){.ops = &engine_kvm, .config = *config};
+        vm->base = (struct engine_vm){.ops = &engine_kvm, .config = *config, .own_apic = host->own_apic};
         vm->base.config.host = NULL;
         pthread_mutex_init(&vm->lock, NULL);
         vm->fd = -1;
@@ -205,10 +225,13 @@ static void vm_stats(struct engine_vm *e, engine_stat_fn emit, void *ctx)
     for (unsigned n = 0; n < KVM_SLOTS; n++)
         used += KVM_VM(e)->slot[n].size != 0;
     emit(ctx, "memory_regions", used);
+    emit(ctx, "messages", KVM_VM(e)->messages);
+    emit(ctx, "routings", KVM_VM(e)->routings);
 }
 
 const struct engine_ops engine_kvm = {
     .name = "kvm",
+    .apic = &kvm_apic_ops,
     .probe = probe,
     .recommend = recommend,
     .open = host_open,

@@ -1,8 +1,7 @@
 // Why KVM_RUN has returned, and what is done about it.
 //
-// Accesses go up to the owner and leave the instruction unfinished (kvm.h). The reasons that belong to interrupt
-// controllers in the kernel, to features that are never switched on, or to other architectures cannot occur; if one
-// does, the vCPU ends with an error that names it.
+// Accesses go up to the owner and leave the instruction unfinished (kvm.h). The reasons that belong to features that
+// are never switched on or to other architectures cannot occur; if one does, the vCPU ends with an error that names it.
 //
 // Source: api.rst, section 5.
 #include "engine/kvm/kvm.h"
@@ -89,6 +88,10 @@ enum kvm_outcome kvm_exit(struct kvm_vcpu *v, struct error *err)
         return KVM_GO_ON;
     case KVM_EXIT_HLT:
         v->activity = CPU_HALTED;
+        return KVM_GO_ON;
+    case KVM_EXIT_IOAPIC_EOI:
+        if (KVM_UP(v)->eoi)
+            KVM_UP(v)->eoi(v->base.owner, run->eoi.vector);
         return KVM_GO_ON;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
         v->windows++;

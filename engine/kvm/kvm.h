@@ -1,18 +1,18 @@
 // The hardware engine: vCPUs run by Linux's KVM. What its files share.
 //
-// Division of labour. KVM runs the CPU and nothing else: there is no in-kernel interrupt controller or timer, so the
-// guest has the same chips as under the other engines (chip/), and they are reached by the same upcalls. The registers
-// live in the kernel while a vCPU exists. Two things live here: the model-specific registers, which the guest writes
-// only through us (msr.c), and the activity (running, halted, waiting for a startup IPI), which KVM leaves to those who
-// have interrupt controllers of their own.
+// Division of labour. KVM runs the CPU; the registers live in the kernel while a vCPU exists. The model-specific ones
+// live here, too, since the guest writes them only through us (msr.c). Local APICs, with their timers, IPIs, HLT and
+// what is paravirtual about them, are the kernel's or our chips', as was chosen (struct engine_host, apic.c); all other
+// chips are ours in any case, reached by the same upcalls as under the other engines. Where the local APICs are chips,
+// the activity (running, halted, waiting for a startup IPI) is ours to keep.
 //
 // A vCPU that has left KVM_RUN with an access (port, MMIO, MSR) is in the middle of an instruction: the kernel finishes
 // it at the beginning of the next KVM_RUN. Until then (`unfinished`) its state means nothing and nothing can be
 // injected. kvm_settle() finishes it and runs no further instruction; run() never returns without.
 //
 // Files: engine.c the table of functions, vcpu.c making and breaking, cpuid.c the model, memory.c slots and dirty log,
-// run.c the loop and what happens between instructions, exit.c the reasons for which KVM_RUN returns, msr.c, state.c,
-// clock.c the time stamp counter, tell.c errors and the trace.
+// apic.c the kernel's local APICs, run.c the loop and what happens between instructions, exit.c the reasons for which
+// KVM_RUN returns, msr.c, state.c, clock.c the time stamp counter, tell.c errors and the trace.
 //
 // Two things a guest can see of the vendor beneath: SYSCALL, SYSRET, SYSENTER and SYSEXIT do outside of what both
 // vendors share as the host's CPU does; and on VMX, MWAIT does not raise #UD (cpuid.c says why).
@@ -39,14 +39,16 @@ struct kvm_slot {
 struct kvm_host {
     struct engine_host base;
     int dev, vm; // vm: -1 if it was taken
+    struct kvm_cpuid2 *supported;
 };
 
 struct kvm_vm {
     struct engine_vm base;
     int fd;
-    size_t run_size;      // bytes of a vCPU's struct kvm_run and what lies behind it
-    bool sregs2;          // KVM_GET_SREGS2 is there
-    pthread_mutex_t lock; // guards slot and logging
+    size_t run_size;                     // bytes of a vCPU's struct kvm_run and what lies behind it
+    bool sregs2;                         // KVM_GET_SREGS2 is there
+    _Atomic uint64_t messages, routings; // sent to the kernel's local APICs; and how often routes were set
+    pthread_mutex_t lock;                // guards slot and logging
     struct kvm_slot slot[KVM_SLOTS];
     _Atomic bool logging;
     _Atomic uint64_t tsc_offset; // where the owner's clock is not the host's TSC plus a number (clock.c)
@@ -60,7 +62,7 @@ struct kvm_vcpu {
     // The MSRs (the kernel has copies of those that act by themselves), and as much of the rest as msr.c needs.
     struct cpu_state s;
     uint64_t efer_hidden; // bits of the guest's EFER that the kernel does not have
-    uint8_t activity;
+    uint8_t activity;     // with local APICs in the kernel: running or shut down; kvm_activity() knows more
     bool unfinished;
     bool tpr_stale;      // the local APIC may have another task priority than run->cr8
     uint64_t cr8;        // what both have agreed on
@@ -88,8 +90,16 @@ int kvm_vcpu_create(struct engine_vm *e, unsigned id, void *owner, struct engine
 void kvm_vcpu_destroy(struct engine_vcpu *e);
 
 // cpuid.c
+struct kvm_cpuid2 *kvm_cpuid_ask(int dev, struct error *err); // what KVM supports; the caller frees it
 int kvm_cpuid_supported(struct engine_host *e, struct cpuid_leaf *leaf, unsigned room, struct error *err);
 int kvm_cpuid_set(struct kvm_vcpu *v, struct error *err);
+
+// apic.c
+bool kvm_apic_possible(int dev, const struct kvm_cpuid2 *supported);
+int kvm_apic_prepare(struct kvm_vm *vm, struct error *err);
+void kvm_apic_get(struct engine_vcpu *e, struct cpu_apic *a);
+int kvm_apic_set(struct engine_vcpu *e, const struct cpu_apic *a, struct error *err);
+extern const struct engine_apic_ops kvm_apic_ops;
 
 // memory.c
 int kvm_map(struct engine_vm *e, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err);
@@ -116,12 +126,14 @@ enum kvm_outcome kvm_exit(struct kvm_vcpu *v, struct error *err);
 // msr.c
 int kvm_msr_prepare(struct kvm_vm *vm, struct error *err);
 uint64_t kvm_msr_read_kernel(struct kvm_vcpu *v, uint32_t msr); // the kernel's copy; 0 if it has none
-void kvm_msr_exit(struct kvm_vcpu *v);                          // answers KVM_EXIT_X86_RDMSR or _WRMSR
+bool kvm_msr_write_kernel(struct kvm_vcpu *v, uint32_t msr, uint64_t val);
+void kvm_msr_exit(struct kvm_vcpu *v); // answers KVM_EXIT_X86_RDMSR or _WRMSR
 void kvm_msr_get(struct kvm_vcpu *v, struct cpu_msrs *m);
 void kvm_msr_set(struct kvm_vcpu *v, const struct cpu_msrs *m);
 void kvm_msr_set_efer(struct kvm_vcpu *v, uint64_t efer);
 
 // state.c
+unsigned kvm_activity(struct kvm_vcpu *v); // enum cpu_activity
 void kvm_get_state(struct engine_vcpu *e, struct cpu_state *s, unsigned groups);
 int kvm_set_state(struct engine_vcpu *e, const struct cpu_state *s, unsigned groups, struct error *err);
 

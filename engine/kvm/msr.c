@@ -3,7 +3,8 @@
 // A filter denies KVM all of them but those that guests touch all the time or that act by themselves, and KVM then asks
 // us (KVM_CAP_X86_USER_SPACE_MSR). So a register has the same bits and the same #GP whatever executes the guest, and
 // what the host's KVM happens to know never shows. Those with an effect on the CPU are passed on to the kernel's copy
-// afterwards. The x2APIC's registers cannot be filtered; without a local APIC in the kernel KVM knows none, and asks.
+// afterwards. The x2APIC's registers cannot be filtered: with a local APIC in the kernel they are the kernel's, without
+// one KVM knows none, and asks.
 //
 //                                   read            written
 //     FS, GS, kernel GS base        by the guest    by the guest
@@ -13,6 +14,10 @@
 //     EFER, PAT, DEBUGCTL           here            here, and passed on
 //     MTRRs, machine check, ...     here            here
 //     those of devices              an upcall       an upcall
+//     with local APICs in the kernel:
+//     APIC_BASE                     by the guest    here, and passed on
+//     TSC deadline, EOIs in memory, by the guest    by the guest
+//     steal time
 //
 // EFER.AIBRSE (automatic IBRS) is in our AMD models, and few hosts have it. Where the kernel does not take the bit, the
 // guest gets what it stands for by SPEC_CTRL.IBRS, set for good: where CPUs have that, its predictions made in user
@@ -24,6 +29,8 @@
 #include <string.h>
 
 #define SPEC_CTRL_IBRS 1ull
+
+enum { MSR_KVM_FIRST = 0x4b564d00, MSR_KVM_STEAL_TIME = 0x4b564d03, MSR_KVM_EOI = 0x4b564d04 };
 
 // Registers that the kernel has a copy of.
 static const uint32_t mirrored[] = {
@@ -60,6 +67,10 @@ int kvm_msr_prepare(struct kvm_vm *vm, struct error *err)
     uint8_t base_write[] = {BIT(MSR_FS_BASE, MSR_FS_BASE) | BIT(MSR_FS_BASE, MSR_GS_BASE) |
                             BIT(MSR_FS_BASE, MSR_KERNEL_GS_BASE)};
     uint8_t sysenter_read[] = {7}, tsc_read[] = {1}, spec[] = {spec_ctrl ? 3 : 0};
+    bool own_apic = vm->base.own_apic; // else these three stay empty
+    uint8_t apic_base[] = {own_apic ? BIT(MSR_APIC_BASE & ~7u, MSR_APIC_BASE) : 0};
+    uint8_t deadline[] = {own_apic ? BIT(MSR_TSC_DEADLINE, MSR_TSC_DEADLINE) : 0};
+    uint8_t paravirt[] = {own_apic ? BIT(MSR_KVM_FIRST, MSR_KVM_STEAL_TIME) | BIT(MSR_KVM_FIRST, MSR_KVM_EOI) : 0};
     struct kvm_msr_filter filter = {
         .flags = KVM_MSR_FILTER_DEFAULT_DENY,
         .ranges =
@@ -70,6 +81,9 @@ int kvm_msr_prepare(struct kvm_vm *vm, struct error *err)
                 {KVM_MSR_FILTER_READ, 8, MSR_SYSENTER_CS, sysenter_read},
                 {KVM_MSR_FILTER_READ, 8, MSR_TSC, tsc_read},
                 {KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, 8, MSR_SPEC_CTRL, spec},
+                {KVM_MSR_FILTER_READ, 8, MSR_APIC_BASE & ~7u, apic_base},
+                {KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, 8, MSR_TSC_DEADLINE, deadline},
+                {KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, 8, MSR_KVM_FIRST, paravirt},
             },
     };
     if (ioctl(vm->fd, KVM_X86_SET_MSR_FILTER, &filter) < 0)
@@ -92,7 +106,7 @@ uint64_t kvm_msr_read_kernel(struct kvm_vcpu *v, uint32_t msr)
     return ioctl(v->fd, KVM_GET_MSRS, &m) == 1 ? m.entry.data : 0;
 }
 
-static bool write_kernel(struct kvm_vcpu *v, uint32_t msr, uint64_t val)
+bool kvm_msr_write_kernel(struct kvm_vcpu *v, uint32_t msr, uint64_t val)
 {
     struct one_msr m = {.count = 1, .entry = {.index = msr, .data = val}};
     return ioctl(v->fd, KVM_SET_MSRS, &m) == 1;
@@ -102,12 +116,12 @@ void kvm_msr_set_efer(struct kvm_vcpu *v, uint64_t efer)
 {
     v->s.efer = efer;
     v->efer_hidden = 0;
-    if (write_kernel(v, MSR_EFER, efer))
+    if (kvm_msr_write_kernel(v, MSR_EFER, efer))
         return;
     v->efer_hidden = efer & EFER_AIBRSE;
-    write_kernel(v, MSR_EFER, efer & ~v->efer_hidden);
+    kvm_msr_write_kernel(v, MSR_EFER, efer & ~v->efer_hidden);
     if (v->efer_hidden)
-        write_kernel(v, MSR_SPEC_CTRL, SPEC_CTRL_IBRS);
+        kvm_msr_write_kernel(v, MSR_SPEC_CTRL, SPEC_CTRL_IBRS);
 }
 
 // Registers that the guest writes without us.
@@ -130,7 +144,7 @@ static void pass_on(struct kvm_vcpu *v, uint32_t msr)
 {
     uint64_t val;
     if (cpu_msr_read(&v->s, v->base.vm->config.model, msr, &val) == CPU_MSR_OK && val != kvm_msr_read_kernel(v, msr))
-        write_kernel(v, msr, val);
+        kvm_msr_write_kernel(v, msr, val);
 }
 
 void kvm_msr_set(struct kvm_vcpu *v, const struct cpu_msrs *m)
@@ -177,8 +191,16 @@ static bool read(struct kvm_vcpu *v, uint32_t msr, uint64_t *val)
     return true;
 }
 
+static bool write_apic_base(struct kvm_vcpu *v, uint64_t val)
+{
+    return cpu_apic_base_allowed(kvm_msr_read_kernel(v, MSR_APIC_BASE), val) &&
+           kvm_msr_write_kernel(v, MSR_APIC_BASE, val);
+}
+
 static bool write_device(struct kvm_vcpu *v, uint32_t msr, uint64_t val)
 {
+    if (msr == MSR_APIC_BASE && v->base.vm->own_apic)
+        return write_apic_base(v, val);
     if (msr == MSR_TSC_DEADLINE && val) {
         val -= v->s.msr.tsc_adjust;
         val += !val; // zero would disarm
@@ -206,7 +228,7 @@ static bool write(struct kvm_vcpu *v, uint32_t msr, uint64_t val)
     if (msr == MSR_EFER)
         kvm_msr_set_efer(v, v->s.efer);
     else if (msr == MSR_PRED_CMD)
-        write_kernel(v, msr, val);
+        kvm_msr_write_kernel(v, msr, val);
     else if (acts)
         pass_on(v, msr);
     else if (msr == MSR_TSC_ADJUST)

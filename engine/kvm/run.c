@@ -1,8 +1,9 @@
 // The loop: into the guest and out of it, and what happens between two instructions.
 //
-// Interrupts. The local APIC is ours, so KVM is handed one vector at a time (KVM_INTERRUPT), when it says that the
+// Interrupts. Where the local APIC is ours, KVM is handed one vector at a time (KVM_INTERRUPT), when it says that the
 // guest is open for it. While it is not, KVM is asked to come back as soon as it is (request_interrupt_window), and
-// ENGINE_INTR stays set meanwhile.
+// ENGINE_INTR stays set meanwhile. With local APICs in the kernel that is how the PIC's vectors get in, and nothing
+// else: the kernel then says that the guest is open if its LINT0 is, too.
 //
 // Kicking. Somebody sets a bit in `pending` and then calls kvm_kick(). The vCPU's thread sets `inside`, then looks at
 // pending, then goes in; so one of the two sees the other. A kick of a vCPU that is inside sets immediate_exit, which
@@ -59,7 +60,8 @@ static bool take(struct kvm_vcpu *v, uint32_t bit)
 static enum kvm_outcome enter(struct kvm_vcpu *v, bool finish, struct error *err)
 {
     struct kvm_run *run = v->run;
-    if (v->tpr_stale) {
+    bool own_apic = v->base.vm->own_apic;
+    if (v->tpr_stale && !own_apic) {
         v->tpr_stale = false;
         run->cr8 = v->cr8 = KVM_UP(v)->tpr_read(v->base.owner);
     }
@@ -73,7 +75,7 @@ static enum kvm_outcome enter(struct kvm_vcpu *v, bool finish, struct error *err
     v->runs++;
     int e = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
     v->inside = false;
-    if (run->cr8 != v->cr8) { // by MOV to CR8
+    if (run->cr8 != v->cr8 && !own_apic) { // by MOV to CR8
         v->cr8 = run->cr8;
         KVM_UP(v)->tpr_write(v->base.owner, v->cr8);
     }
@@ -170,6 +172,16 @@ static enum kvm_outcome interrupts(struct kvm_vcpu *v, struct error *err)
     return KVM_GO_ON;
 }
 
+// What was loaded from another engine may be on its way to be told that its HLT is over, or that translations are to be
+// forgotten, which KVM does by itself.
+static void forget_software(struct kvm_vcpu *v)
+{
+    struct kvm_mp_state running = {.mp_state = KVM_MP_STATE_RUNNABLE};
+    if (take(v, ENGINE_UNHALT) && v->base.vm->own_apic && kvm_activity(v) == CPU_HALTED)
+        ioctl(v->fd, KVM_SET_MP_STATE, &running);
+    take(v, ENGINE_TLB_FLUSH);
+}
+
 static void sleep_until(struct kvm_vcpu *v, uint32_t mask)
 {
     KVM_UP(v)->halt(v->base.owner, mask | ENGINE_INIT | ENGINE_EXIT);
@@ -185,7 +197,7 @@ static enum kvm_outcome events(struct kvm_vcpu *v, bool *ready, struct error *er
         if (o == KVM_GO_ON && take(v, ENGINE_INIT))
             o = reset_by_init(v, err);
     }
-    if (o == KVM_GO_ON && take(v, ENGINE_SIPI) && v->activity == CPU_WAIT_SIPI)
+    if (o == KVM_GO_ON && take(v, ENGINE_SIPI) && kvm_activity(v) == CPU_WAIT_SIPI)
         o = start_up(v, err);
     if (o != KVM_GO_ON)
         return o;
@@ -195,10 +207,11 @@ static enum kvm_outcome events(struct kvm_vcpu *v, bool *ready, struct error *er
     }
     if (take(v, ENGINE_NMI))
         nmi(v);
+    forget_software(v);
     o = interrupts(v, err);
     if (o != KVM_GO_ON)
         return o;
-    if (v->activity != CPU_HALTED) {
+    if (v->activity != CPU_HALTED) { // it never is where the kernel keeps that
         *ready = true;
         return KVM_GO_ON;
     }

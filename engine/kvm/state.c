@@ -13,8 +13,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#define APIC_BASE 0xfee00000ull // the local APIC's default address; it is enabled: CPUID shows that
-enum { APIC_BSP = 1 << 8, APIC_ENABLE = 1 << 11 };
 enum { VECTOR_DB = 1, VECTOR_NMI = 2, VECTOR_INTERRUPT = 32 };
 enum { XSAVE_FCW = 0, XSAVE_MXCSR = 24, XSAVE_ST = 32, XSAVE_XMM = 160, XSAVE_BV = 512, XSAVE_XCOMP = 520 };
 
@@ -136,8 +134,10 @@ static int set_system(struct kvm_vcpu *v, const struct cpu_state *s, unsigned gr
     struct kvm_sregs2 k = {0};
     if (sregs(v, &k, false) < 0)
         return failed(v, err, "to tell its system registers");
-    k.apic_base = APIC_BASE | APIC_ENABLE | (v->base.id == 0 ? APIC_BSP : 0);
-    k.cr8 = v->run->cr8;
+    if (!v->base.vm->own_apic) { // else both stay what they are
+        k.apic_base = CPU_APIC_BASE_ADDRESS | CPU_APIC_BASE_ENABLE | (v->base.id == 0 ? CPU_APIC_BASE_BSP : 0);
+        k.cr8 = v->run->cr8;
+    }
     if (groups & CPU_GROUP_SEG) {
         for (unsigned n = 0; n < CPU_SEG_COUNT; n++)
             *(struct kvm_segment *)((char *)&k + seg_offset[n]) = to_kvm(&s->seg[n]);
@@ -237,11 +237,44 @@ static int set_vectors(struct kvm_vcpu *v, const struct cpu_state *s, struct err
 
 // --- between two instructions
 
+// What the CPU is doing, which the kernel knows where it has the local APIC; but that it has shut down is kept here.
+unsigned kvm_activity(struct kvm_vcpu *v)
+{
+    struct kvm_mp_state mp = {.mp_state = KVM_MP_STATE_RUNNABLE};
+    if (!v->base.vm->own_apic || v->activity == CPU_SHUTDOWN || ioctl(v->fd, KVM_GET_MP_STATE, &mp) < 0)
+        return v->activity;
+    switch (mp.mp_state) {
+    case KVM_MP_STATE_HALTED:
+        return CPU_HALTED;
+    case KVM_MP_STATE_UNINITIALIZED:
+    case KVM_MP_STATE_INIT_RECEIVED:
+        return CPU_WAIT_SIPI;
+    default:
+        return CPU_RUNNING;
+    }
+}
+
+// A CPU that waits for its startup IPI has had its INIT.
+static int set_activity(struct kvm_vcpu *v, unsigned activity, struct error *err)
+{
+    v->activity = (uint8_t)activity;
+    if (!v->base.vm->own_apic)
+        return 0;
+    struct kvm_mp_state mp = {.mp_state = activity == CPU_HALTED      ? KVM_MP_STATE_HALTED
+                                          : activity == CPU_WAIT_SIPI ? KVM_MP_STATE_INIT_RECEIVED
+                                                                      : KVM_MP_STATE_RUNNABLE};
+    if (activity != CPU_SHUTDOWN)
+        v->activity = CPU_RUNNING;
+    return ioctl(v->fd, KVM_SET_MP_STATE, &mp) < 0 ? failed(v, err, "its activity") : 0;
+}
+
 static void get_events(struct kvm_vcpu *v, struct cpu_state *s)
 {
     struct kvm_vcpu_events k = {0};
+    unsigned activity = kvm_activity(v);
     ioctl(v->fd, KVM_GET_VCPU_EVENTS, &k);
-    s->ev = (struct cpu_events){.activity = v->activity, .nmi_masked = k.nmi.masked, .nmi_pending = k.nmi.pending};
+    s->ev =
+        (struct cpu_events){.activity = (uint8_t)activity, .nmi_masked = k.nmi.masked, .nmi_pending = k.nmi.pending};
     // AMD's hardware does not tell the two apart and KVM then says both.
     if (k.interrupt.shadow & KVM_X86_SHADOW_INT_STI)
         s->ev.shadow = CPU_SHADOW_STI;
@@ -289,8 +322,9 @@ static int set_events(struct kvm_vcpu *v, const struct cpu_state *s, struct erro
     }
     // What a CPU in HLT wakes up for. (And none is in a shadow: HLT has ended it.)
     bool wakes = ev->exception_pending || ev->pending_debug || (ev->nmi_pending && !ev->nmi_masked);
-    v->activity = ev->activity == CPU_HALTED && wakes ? CPU_RUNNING : ev->activity;
-    return ioctl(v->fd, KVM_SET_VCPU_EVENTS, &k) < 0 ? failed(v, err, "its pending events") : 0;
+    if (ioctl(v->fd, KVM_SET_VCPU_EVENTS, &k) < 0)
+        return failed(v, err, "its pending events");
+    return set_activity(v, ev->activity == CPU_HALTED && wakes ? CPU_RUNNING : ev->activity, err);
 }
 
 // --- all of it

@@ -32,7 +32,13 @@ static uint64_t port_read(void *owner, uint16_t port, unsigned size)
 
 static void port_write(void *owner, uint16_t port, unsigned size, uint64_t val)
 {
-    note(owner, 'o', port, size, val);
+    struct bed *b = owner;
+    if (port == BED_END && b->vm->own_apic) {
+        b->halts++;
+        engine_notify(b->cpu, ENGINE_EXIT);
+        return;
+    }
+    note(b, 'o', port, size, val);
 }
 
 static uint64_t mmio_read(void *owner, uint64_t gpa, unsigned size)
@@ -78,6 +84,11 @@ static int interrupt_ack(void *owner)
     return vector;
 }
 
+static void eoi(void *owner, uint8_t vector)
+{
+    note(owner, 'e', vector, 0, 0);
+}
+
 static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4], bool wide)
 {
     (void)wide;
@@ -110,6 +121,7 @@ static const struct engine_upcalls upcalls = {
     .tpr_read = tpr_read,
     .tpr_write = tpr_write,
     .interrupt_ack = interrupt_ack,
+    .eoi = eoi,
     .hypercall = hypercall,
     .halt = halt,
     .tsc = tsc,
@@ -236,7 +248,8 @@ static void long_mode(struct bed *b)
     b->s.cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE;
 }
 
-void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine)
+static void open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine,
+                        enum engine_apics apics)
 {
     struct error e = {""};
     memset(b, 0, sizeof *b);
@@ -244,7 +257,7 @@ void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const
     struct cpuid_leaf hardware[256];
     struct engine_host *host = NULL;
     if (engine->open) {
-        int leaves = engine->open(&host, &e);
+        int leaves = engine->open(apics, &host, &e);
         leaves = leaves < 0 ? leaves : engine->cpuid(host, hardware, 256, &e);
         if (leaves < 0)
             fail_msg("%s", e.text);
@@ -284,6 +297,16 @@ void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const
         tables(b, mode);
     }
     b->s.gpr[CPU_RSP] = BED_STACK;
+}
+
+void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine)
+{
+    open_engine(b, mode, model, engine, ENGINE_APICS_CHIPS);
+}
+
+void bed_open_own_apic(struct bed *b, enum bed_mode mode, const struct engine_ops *engine)
+{
+    open_engine(b, mode, NULL, engine, ENGINE_APICS_OWN);
 }
 
 void bed_open_model(struct bed *b, enum bed_mode mode, const char *model)

@@ -53,11 +53,11 @@ enum {
     BED_GDT_LIMIT = 0xfff,
 };
 
-enum { BED_LOG = 64 };
+enum { BED_LOG = 64, BED_END = 0xee };
 
 struct bed_event {
     char what; // 'i' port read, 'o' port write, 'r' MMIO read, 'w' MMIO write, 't' TPR write, 'h' hypercall, 'm' MSR
-               // write
+               // write, 'e' EOI
     uint64_t address, value;
     unsigned size;
 };
@@ -83,6 +83,8 @@ struct bed {
 void bed_open(struct bed *b, enum bed_mode mode);
 void bed_open_model(struct bed *b, enum bed_mode mode, const char *model);
 void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine);
+// With local APICs of the engine's own: HLT is the engine's, so a run ends when the guest writes to port BED_END.
+void bed_open_own_apic(struct bed *b, enum bed_mode mode, const struct engine_ops *engine);
 void bed_close(struct bed *b);
 // Puts code at BED_CODE and RIP there.
 void bed_load(struct bed *b, const uint8_t *code, const uint8_t *end);
