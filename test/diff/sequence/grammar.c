@@ -66,6 +66,13 @@ static bool usable(const struct form *f, const struct cpu_model *model)
     case ZYDIS_MNEMONIC_VERR:
     case ZYDIS_MNEMONIC_VERW:
         return false;
+    // Which flags an unmasked exception leaves in MXCSR, only the order of the processor's steps tells (../compare.c).
+    case ZYDIS_MNEMONIC_DPPD:
+    case ZYDIS_MNEMONIC_DPPS:
+    case ZYDIS_MNEMONIC_VCVTPS2PH:
+    case ZYDIS_MNEMONIC_VDPPD:
+    case ZYDIS_MNEMONIC_VDPPS:
+        return false;
     default:
         return !f->vsib;
     }
