@@ -183,7 +183,7 @@ static int load_device(struct device *d, struct state_buffer *b, struct error *e
     e = state_load(b, d->ops->state, d, err);
     unlock(d);
     if (e)
-        error_prefix(err, d->name);
+        error_prefix(err, "%s", d->name);
     return e;
 }
 

@@ -24,10 +24,9 @@
 
 #define F_INDIRECT_DESC (1ull << 28)
 #define F_VERSION_1 (1ull << 32)
-#define RINGS_GPA (1ull << 52) // no x86 processor has so many address bits
-#define SET_UP_NS 10000000000ull
-#define STOP_NS 2000000000ull
-#define DRAIN_NS 20000000000ull
+#define RINGS_GPA (1ull << 52)  // no x86 processor has so many address bits
+#define LIMIT_NS 10000000000ull // for each message, and twice that for draining
+#define STOP_NS 2000000000ull   // for a message when nobody has any use for the answer
 
 enum { COLLECT = 64 };
 
@@ -277,7 +276,7 @@ static void kick(struct vhost *v, unsigned ring)
 static void drain(struct vhost *v)
 {
     struct vhost_user *u = (struct vhost_user *)v;
-    uint64_t deadline = host_monotonic_ns() + DRAIN_NS;
+    uint64_t deadline = host_monotonic_ns() + 2 * u->channel.limit_ns;
     uint32_t pending;
     while ((pending = atomic_load(&u->pending))) {
         bool late = host_monotonic_ns() >= deadline;
@@ -291,7 +290,8 @@ static void drain(struct vhost *v)
 static void stop_rings(struct vhost_user *u)
 {
     struct vhost_user_vring answer;
-    u->channel.limit_ns = STOP_NS;
+    if (u->channel.limit_ns > STOP_NS)
+        u->channel.limit_ns = STOP_NS;
     for (unsigned n = 0; n < u->rings; n++) {
         const struct vhost_user_vring which = {.index = n};
         const struct vhost_message m = {.request = VHOST_USER_GET_VRING_BASE, .payload = &which, .size = sizeof which};
@@ -342,7 +342,8 @@ int vhost_user_open(const struct vhost_user_options *o, struct vhost **out, stru
     u->vhost.ops = &ops;
     u->o = *o;
     snprintf(u->name, sizeof u->name, "%s", o->name);
-    u->channel = (struct vhost_channel){.fd = o->socket, .name = u->name, .limit_ns = SET_UP_NS};
+    u->channel =
+        (struct vhost_channel){.fd = o->socket, .name = u->name, .limit_ns = o->limit_ns ? o->limit_ns : LIMIT_NS};
     u->rings_max = VHOST_RINGS_MAX;
     u->memory.fd = -1;
     for (unsigned n = 0; n < VHOST_RINGS_MAX; n++)

@@ -24,6 +24,7 @@ struct vhost_user_options {
     int memory_fd;          // this file; the caller's
     void (*end)(void *ctx); // ends the back end's process for certain; on any thread; may be NULL
     void *ctx;
+    uint64_t limit_ns; // that a message and its answer may take; 0: a default of some seconds
 };
 
 // Connects, and finds out what the back end can do.
