@@ -116,7 +116,8 @@ struct engine_tuning {
     enum engine_cells cells;
     bool translate_always; // code is translated when it runs for the first time, not only once it is hot
     bool count;            // translated code counts what it does (vcpu_stats), which costs some speed
-    int perf_map;          // file descriptor that the ranges of translated code are written to for perf; 0: none
+    bool sparing; // no page of guest memory is touched before the guest does: many VMs share what it was made of
+    int perf_map; // file descriptor that the ranges of translated code are written to for perf; 0: none
     // Guest memory as other processes can map it: what is mapped from [memory, memory + memory_size) is the contents of
     // the file memory_fd, which stays the caller's. memory_size 0: they cannot, and there will be no cells.
     int memory_fd;

@@ -48,11 +48,43 @@ static int open_shared(const char *name, uint64_t size, struct error *err)
     return fd;
 }
 
+// Maps fd (-1: no file) into a reserved range; on failure nothing is left and fd is still the caller's.
+static int map_reserved(struct host_ram *m, int fd, uint64_t size, bool shared, struct error *err)
+{
+    size_t reserved = size + 2 * HUGE_PAGE;
+    uint8_t *start = mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = MAP_FAILED;
+    if (start != MAP_FAILED) {
+        uint8_t *base = (uint8_t *)(((uintptr_t)start + HUGE_PAGE) & ~(uintptr_t)(HUGE_PAGE - 1));
+        int flags = MAP_FIXED | MAP_NORESERVE | (shared ? MAP_SHARED : MAP_PRIVATE) | (fd < 0 ? MAP_ANONYMOUS : 0);
+        p = mmap(base, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+    }
+    if (p == MAP_FAILED) {
+        int e = error_set(err, errno, "guest memory: %" PRIu64 " MiB: %s", size >> 20, strerror(errno));
+        if (start != MAP_FAILED)
+            munmap(start, reserved);
+        return e;
+    }
+    // Both are wishes: nothing depends on them.
+    madvise(p, size, MADV_HUGEPAGE);
+    madvise(p, size, MADV_DONTDUMP);
+    *m = (struct host_ram){.base = p, .size = size, .fd = -1, .reserved = start, .reserved_size = reserved};
+    return 0;
+}
+
+static int check_size(uint64_t size, struct error *err)
+{
+    if (!size || size % (uint64_t)sysconf(_SC_PAGESIZE) || size > INT64_MAX - 2 * HUGE_PAGE)
+        return error_set(err, EINVAL, "guest memory: %" PRIu64 " bytes are not whole pages", size);
+    return 0;
+}
+
 int host_ram_create(struct host_ram *m, const char *name, uint64_t size, bool shared, struct error *err)
 {
     *m = (struct host_ram){.fd = -1};
-    if (!size || size % (uint64_t)sysconf(_SC_PAGESIZE) || size > INT64_MAX - 2 * HUGE_PAGE)
-        return error_set(err, EINVAL, "guest memory: %" PRIu64 " bytes are not whole pages", size);
+    int e = check_size(size, err);
+    if (e)
+        return e;
     uint64_t available = host_memory_available();
     if (size > available)
         return error_set(err, ENOMEM,
@@ -61,27 +93,25 @@ int host_ram_create(struct host_ram *m, const char *name, uint64_t size, bool sh
     int fd = shared ? open_shared(name, size, err) : -1;
     if (shared && fd < 0)
         return fd;
-    size_t reserved = size + 2 * HUGE_PAGE;
-    uint8_t *start = mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    void *p = MAP_FAILED;
-    if (start != MAP_FAILED) {
-        uint8_t *base = (uint8_t *)(((uintptr_t)start + HUGE_PAGE) & ~(uintptr_t)(HUGE_PAGE - 1));
-        int flags = MAP_FIXED | MAP_NORESERVE | (shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
-        p = mmap(base, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-    }
-    if (p == MAP_FAILED) {
-        int e = error_set(err, errno, "guest memory: %" PRIu64 " MiB: %s", size >> 20, strerror(errno));
-        if (start != MAP_FAILED)
-            munmap(start, reserved);
-        if (fd >= 0)
-            close(fd);
+    e = map_reserved(m, fd, size, shared, err);
+    if (!e)
+        m->fd = fd;
+    else if (fd >= 0)
+        close(fd);
+    return e;
+}
+
+int host_ram_map(struct host_ram *m, int fd, uint64_t size, struct error *err)
+{
+    struct stat st;
+    *m = (struct host_ram){.fd = -1};
+    int e = check_size(size, err);
+    if (e)
         return e;
-    }
-    // Both are wishes: nothing depends on them.
-    madvise(p, size, MADV_HUGEPAGE);
-    madvise(p, size, MADV_DONTDUMP);
-    *m = (struct host_ram){.base = p, .size = size, .fd = fd, .reserved = start, .reserved_size = reserved};
-    return 0;
+    // Pages beyond the file's end would kill us when they are touched.
+    if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != size)
+        return error_set(err, EINVAL, "guest memory: the file that it begins as is not of %" PRIu64 " MiB", size >> 20);
+    return map_reserved(m, fd, size, false, err);
 }
 
 uint64_t host_ram_resident(const struct host_ram *m)

@@ -22,6 +22,10 @@ struct host_ram {
 // (the default of most kernels): a guest that jumps around in its memory is then about a quarter faster.
 // -ENOMEM if the host has not that much to give: what is available now, page cache and swap included.
 int host_ram_create(struct host_ram *m, const char *name, uint64_t size, bool shared, struct error *err);
+// The memory begins as the contents of a file, read as pages are touched; what is written stays private. All who map
+// the same file share what they have not written. The file, of exactly `size` bytes, must not change while it is
+// mapped; fd stays the caller's. Nothing is reserved: many such memories may together be larger than the host's.
+int host_ram_map(struct host_ram *m, int fd, uint64_t size, struct error *err);
 uint64_t host_ram_resident(const struct host_ram *m); // bytes of it that the host holds now (of a memfd: in swap, too)
 void host_ram_destroy(struct host_ram *m);            // gives it back to the host; idempotent
 

@@ -3,6 +3,12 @@
 
 enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_CRASHED = 3 };
 
+struct restore;
+
+// trapeze run with these options; restore (NULL: none): from this snapshot, the caller's. Exit status.
+int run_machine(int argc, char **argv, struct restore *restore);
+
 int command_run(int argc, char **argv);
 int command_image(int argc, char **argv);
+int command_restore(int argc, char **argv);
 int command_doctor(int argc, char **argv);

@@ -2,6 +2,7 @@
 #include "prog/machine.h"
 #include "host/cpuid.h"
 #include "prog/engines.h"
+#include "prog/restore.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -26,7 +27,9 @@ static int make_model(struct machine *m, const struct engine_ops *engine, struct
 {
     struct cpu_config cpu = {.cpus = m->o->cpus, .paravirt = !m->o->no_paravirt};
     struct cpuid_leaf hardware[HARDWARE_LEAVES];
-    if (host)
+    if (m->restore)
+        cpu.tsc_khz = m->restore->s.m.model.config.tsc_khz;
+    else if (host)
         cpu.tsc_khz = engine->tsc_khz(host);
     if (!cpu.tsc_khz) {
         struct host_counter counter;
@@ -40,7 +43,8 @@ static int make_model(struct machine *m, const struct engine_ops *engine, struct
         cpu.hardware = hardware;
         cpu.hardware_leaves = (unsigned)leaves;
     }
-    return cpu_model_make(&m->model, m->o->cpu, host_cpuid, &cpu, err);
+    int e = cpu_model_make(&m->model, m->o->cpu, host_cpuid, &cpu, err);
+    return e || !m->restore ? e : snapshot_model_same(&m->restore->s.m.model, &m->model, err);
 }
 
 static int open_parts(struct machine *m, struct error *err)
@@ -50,6 +54,11 @@ static int open_parts(struct machine *m, struct error *err)
         if (machine_parts[i].open)
             e = machine_parts[i].open(m, err);
     return e;
+}
+
+static int make_ram(struct machine *m, struct error *err)
+{
+    return m->restore ? restore_ram(m->restore, m, err) : host_ram_create(&m->ram, m->o->name, m->o->memory, true, err);
 }
 
 // --- the VM
@@ -76,9 +85,10 @@ static int tune(struct machine *m, const struct engine_ops *engine, struct error
                                          .translate_always = m->o->translate_always,
                                          .count = m->o->stats,
                                          .perf_map = m->perf_map,
+                                         .sparing = m->ram.fd < 0,
                                          .memory_fd = m->ram.fd,
                                          .memory = m->ram.base,
-                                         .memory_size = m->ram.size};
+                                         .memory_size = m->ram.fd < 0 ? 0 : m->ram.size};
     engine->tune(m->vm.engine, &tuning);
     return 0;
 }
@@ -134,8 +144,8 @@ static int make_vm(struct machine *m, const struct engine_ops *engine, struct en
     log_info(m->log, "engine %s (%s), CPU model %s", engine->name, why, m->model.name);
     const struct vm_config config = {
         .log = m->log, .loop = m->loop, .engine = engine, .model = &m->model, .host = host, .since = &m->since};
-    if ((e = open_files(m, err)) || (e = open_parts(m, err)) ||
-        (e = host_ram_create(&m->ram, m->o->name, m->o->memory, true, err)) || (e = vm_init(&m->vm, &config, err)))
+    if ((e = open_files(m, err)) || (e = open_parts(m, err)) || (e = make_ram(m, err)) ||
+        (e = vm_init(&m->vm, &config, err)))
         return e;
     m->vm_made = true;
     return 0;
@@ -158,7 +168,7 @@ int machine_build(struct machine *m, struct error *err)
     m->vm.no_reboot = m->o->no_reboot;
     if ((e = tune(m, engine, err)) || (e = make_pc(m, err)) || (e = vm_add_cpus(&m->vm, m->o->cpus, err)))
         return e;
-    return vm_reset(&m->vm, err);
+    return m->restore ? restore_load(m->restore, m, err) : vm_reset(&m->vm, err);
 }
 
 struct machine *machine_new(const struct run_options *o, struct log *log, struct loop *loop,

@@ -22,8 +22,11 @@
 #include "prog/options.h"
 #include "vm/vm.h"
 
+struct restore;
+
 struct machine {
     const struct run_options *o;
+    const struct restore *restore; // the snapshot that it goes on from (prog/restore.h); NULL: it boots
     struct log *log;
     struct loop *loop;
     struct console_keys keys; // what a terminal's escape keys do
@@ -47,8 +50,8 @@ struct machine {
 // Options, log and loop are the caller's and outlive the machine.
 struct machine *machine_new(const struct run_options *o, struct log *log, struct loop *loop,
                             const struct console_keys *keys, struct error *err);
-// Up to, and with, the first reset: vm_run may follow. On failure machine_free is still the caller's to call;
-// m->vm_made tells whether it got so far that the VM exists.
+// Set m->restore before, for a machine that does not boot. Up to, and with, the first reset: vm_run may follow. On
+// failure machine_free is still the caller's to call; m->vm_made tells whether it got so far that the VM exists.
 int machine_build(struct machine *m, struct error *err);
 void machine_free(struct machine *m); // m may be NULL
 

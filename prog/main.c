@@ -9,6 +9,7 @@ static const struct {
 } commands[] = {
     {"run", "start a virtual machine and stay with it until it ends", command_run},
     {"image", "make, list and remove the images that machines start from", command_image},
+    {"restore", "make a machine go on from a snapshot", command_restore},
     {"doctor", "tell what this host offers and which engine is taken", command_doctor},
 };
 

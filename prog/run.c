@@ -7,6 +7,7 @@
 #include "prog/machine_control.h"
 #include "prog/options.h"
 #include "prog/record.h"
+#include "prog/restore.h"
 #include "prog/state_dir.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -28,7 +29,8 @@ struct run {
     struct record *record;
     struct state_dir dir; // fd -1: none
     struct machine_control control;
-    bool pressed; // the power button, by a signal
+    struct restore *restore; // NULL: it boots
+    bool pressed;            // the power button, by a signal
 };
 
 // --- messages
@@ -128,6 +130,16 @@ static int enter(struct run *r, struct error *err)
     return e;
 }
 
+// What the snapshot has in place of the options.
+static int prepare_restore(struct run *r, struct error *err)
+{
+    if (!r->restore)
+        return 0;
+    if (r->dir.fd < 0)
+        return error_set(err, ENOENT, "restoring: there is no directory for the machine's disks");
+    return restore_options(r->restore, &r->o, r->dir.path, err);
+}
+
 static int serve(struct run *r, struct error *err)
 {
     return r->dir.fd >= 0 ? machine_control_start(&r->control, r->machine, &r->dir, err) : 0;
@@ -147,7 +159,7 @@ static int run(struct run *r)
     static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
     const struct console_keys keys = {.quit = on_quit, .button = on_button, .ctx = r};
     struct error err;
-    if (enter(r, &err) || loop_create(&r->loop, &err))
+    if (enter(r, &err) || prepare_restore(r, &err) || loop_create(&r->loop, &err))
         return fail(r, STATUS_FAILED, err.text);
     r->signals = signal_watch(r->loop, ending, sizeof ending / sizeof *ending, on_signal, r, &err);
     if (!r->signals)
@@ -155,6 +167,7 @@ static int run(struct run *r)
     struct machine *m = r->machine = machine_new(&r->o, &r->log, r->loop, &keys, &err);
     if (!m)
         return fail(r, STATUS_FAILED, err.text);
+    m->restore = r->restore;
     int e = machine_build(m, &err);
     if (!e)
         e = serve(r, &err);
@@ -193,6 +206,11 @@ static void run_close(struct run *r)
 
 int command_run(int argc, char **argv)
 {
+    return run_machine(argc, argv, NULL);
+}
+
+int run_machine(int argc, char **argv, struct restore *restore)
+{
     struct run *r = calloc(1, sizeof *r);
     struct error err;
     if (!r) {
@@ -200,6 +218,7 @@ int command_run(int argc, char **argv)
         return STATUS_FAILED;
     }
     r->dir.fd = r->dir.lock = -1;
+    r->restore = restore;
     r->record = record_new(argc, argv, false, &err); // before it is parsed: that cuts words in place
     if (!r->record) {
         fprintf(stderr, "trapeze run: %s\n", err.text);

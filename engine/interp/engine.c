@@ -46,6 +46,11 @@ static int vm_create(const struct engine_vm_config *config, struct engine_vm **o
     return 0;
 }
 
+static void tune(struct engine_vm *e, const struct engine_tuning *tuning)
+{
+    VM(e)->tuning = *tuning;
+}
+
 static int map(struct engine_vm *e, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err)
 {
     return ram_map(VM(e), gpa, size, host, flags & ENGINE_MAP_READONLY, err);
@@ -267,6 +272,7 @@ const struct engine_ops engine_interp = {
     .probe = probe,
     .vm_create = vm_create,
     .vm_destroy = vm_destroy,
+    .tune = tune,
     .map = map,
     .unmap = unmap,
     .invalidate = invalidate,

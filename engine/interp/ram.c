@@ -30,7 +30,7 @@ void ram_populate(const struct ram_region *r, uint64_t gpa)
     enum { AROUND = 64 << 10 };
     uint64_t begin = (gpa - r->gpa) & ~(uint64_t)(AROUND - 1);
     uint64_t size = r->size - begin < AROUND ? r->size - begin : AROUND;
-    if (!r->readonly)
+    if (!r->readonly && !r->sparing)
         madvise(r->host + begin, size, MADV_POPULATE_WRITE);
     for (uint64_t n = begin / PAGE_SIZE; n < (begin + size) / PAGE_SIZE; n++)
         atomic_fetch_or(&r->page[n], PAGE_THERE);
@@ -164,7 +164,7 @@ int ram_map(struct interp_vm *vm, uint64_t gpa, uint64_t size, void *host, bool 
 {
     if (!size || (gpa | size | (uintptr_t)host) % PAGE_SIZE || gpa + size < gpa)
         return error_set(err, EINVAL, "guest memory at %#lx: not made of whole pages", (long)gpa);
-    struct ram_region g = {.gpa = gpa, .size = size, .host = host, .readonly = readonly};
+    struct ram_region g = {.gpa = gpa, .size = size, .host = host, .readonly = readonly, .sparing = vm->tuning.sparing};
     world_stop(vm);
     pthread_mutex_lock(&vm->ram.lock);
     int e = map_locked(&vm->ram, &g, err);

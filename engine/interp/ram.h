@@ -41,6 +41,7 @@ struct ram_region {
     uint64_t gpa, size;
     uint8_t *host;
     bool readonly;
+    bool sparing;            // engine_tuning
     page_word *page;         // one per page
     _Atomic uint64_t *dirty; // one bit per page; NULL when not logging
 };
