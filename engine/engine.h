@@ -195,6 +195,10 @@ struct engine_ops {
     void (*log_stop)(struct engine_vm *vm);
     int (*log_fetch)(struct engine_vm *vm, uint64_t gpa, uint64_t size, uint64_t *bitmap);
 
+    // From now on (or no longer, with `on` false) a guest's write of `value` in `size` bytes to gpa, or of anything if
+    // size is 0, signals the eventfd `fd` and is no upcall. 0 or a negative errno. NULL: not possible.
+    int (*bell)(struct engine_vm *vm, uint64_t gpa, unsigned size, uint32_t value, int fd, bool on);
+
     int (*vcpu_create)(struct engine_vm *vm, unsigned id, void *owner, struct engine_vcpu **out, struct error *err);
     void (*vcpu_destroy)(struct engine_vcpu *vcpu);
     enum engine_exit (*run)(struct engine_vcpu *vcpu, struct error *err);

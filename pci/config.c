@@ -180,6 +180,14 @@ static void map_wanted(struct pci_function *f)
     }
 }
 
+uint64_t pci_bar_address(struct pci_function *f, unsigned bar)
+{
+    vm_lock(&f->bus->map_lock);
+    uint64_t at = f->bar[bar].mapped;
+    vm_unlock(&f->bus->map_lock);
+    return at;
+}
+
 void pci_bars_update(struct pci_function *f)
 {
     struct pci_bus *bus = f->bus;

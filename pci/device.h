@@ -123,6 +123,7 @@ void pci_function_config_write(struct pci_function *f, unsigned reg, unsigned si
 
 // For the bus: maps and unmaps BARs so that each is where its function wants it, as far as nobody else is there.
 void pci_bars_update(struct pci_function *f);
+uint64_t pci_bar_address(struct pci_function *f, unsigned bar); // where it is now, or PCI_UNMAPPED
 
 // Level of the interrupt pin; with the lock held.
 void pci_intx_set(struct pci_function *f, bool level);

@@ -142,8 +142,13 @@ static int make_vm(struct machine *m, const struct engine_ops *engine, struct en
     if (e)
         return e;
     log_info(m->log, "engine %s (%s), CPU model %s", engine->name, why, m->model.name);
-    const struct vm_config config = {
-        .log = m->log, .loop = m->loop, .engine = engine, .model = &m->model, .host = host, .since = &m->since};
+    const struct vm_config config = {.log = m->log,
+                                     .loop = m->loop,
+                                     .engine = engine,
+                                     .model = &m->model,
+                                     .host = host,
+                                     .since = &m->since,
+                                     .bells = m->o->bells};
     if ((e = open_files(m, err)) || (e = open_parts(m, err)) || (e = make_ram(m, err)) ||
         (e = vm_init(&m->vm, &config, err)))
         return e;

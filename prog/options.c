@@ -50,7 +50,7 @@ static int check(const struct run_options *o, struct error *err)
 int run_options_parse(struct run_options *o, int argc, char **argv, struct error *err)
 {
     *o = (struct run_options){
-        .cpus = 1, .memory = 1 << 30, .console = "stdio", .append = "", .vsock_cid = VSOCK_CID_FIRST};
+        .cpus = 1, .bells = true, .memory = 1 << 30, .console = "stdio", .append = "", .vsock_cid = VSOCK_CID_FIRST};
     struct error why;
     int e = command_line_parse(&run_line, o, argc, argv, err);
     if (!e && check(o, &why))

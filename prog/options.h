@@ -47,6 +47,7 @@ struct run_options {
     bool help;
     bool no_paravirt; // the guest finds no hypervisor's leaves in CPUID
     enum engine_apics apics;
+    bool bells; // doorbells of virtio devices ring on a thread of their own, where the engine can
     enum engine_cells cells;
     bool translate_always, perf_map;
     uint64_t code_cache; // bytes for the whole machine; 0: the default

@@ -26,6 +26,13 @@ static int take_irqchip(void *into, char *v, struct error *err)
     return error_set(err, EINVAL, "--kernel-irqchip %.40s: auto, split or off", v);
 }
 
+static int take_ioeventfd(void *into, char *v, struct error *err)
+{
+    struct run_options *o = into;
+    o->bells = !strcmp(v, "on");
+    return o->bells || !strcmp(v, "off") ? 0 : error_set(err, EINVAL, "--ioeventfd %.40s: on or off", v);
+}
+
 static int take_cells(void *into, char *v, struct error *err)
 {
     struct run_options *o = into;
@@ -95,6 +102,9 @@ static const struct option engine_options[] = {
      "whether under engine kvm the local APICs are the kernel's (split, the default with hardware virtualization) or "
      "the machine's own (off)",
      OPTION_TAKE(take_irqchip)},
+    {"ioeventfd", "on|off",
+     "whether under engine kvm requests to virtio devices are served by a thread, not the vCPU (default on)",
+     OPTION_TAKE(take_ioeventfd)},
     {"cells", "auto|off|always",
      "whether engine dbt runs guest programs that compute in processes of their own (default auto)",
      OPTION_TAKE(take_cells)},

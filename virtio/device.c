@@ -135,6 +135,19 @@ void virtio_kick(struct virtio_device *d, unsigned queue)
         kick_later(d, queue);
 }
 
+bool virtio_in_operation(const struct virtio_device *d)
+{
+    return d->status & VIRTIO_DRIVER_OK;
+}
+
+void virtio_rung(struct device *virtio_device, unsigned queue)
+{
+    struct virtio_device *d = (struct virtio_device *)virtio_device;
+    vm_lock(&d->dev.lock);
+    virtio_kick(d, queue);
+    vm_unlock(&d->dev.lock);
+}
+
 static void config_interrupt(struct virtio_device *d)
 {
     if ((d->status & VIRTIO_DRIVER_OK) && d->transport.config_interrupt)
@@ -219,6 +232,8 @@ void virtio_set_status(struct virtio_device *d, uint8_t status)
     if (!((d->status | up) & VIRTIO_FEATURES_OK))
         up &= ~VIRTIO_DRIVER_OK;
     d->status |= up;
+    if (up & VIRTIO_DRIVER_OK && d->transport.ready)
+        d->transport.ready(d->transport.ctx);
     if (up & VIRTIO_DRIVER_OK)
         for (unsigned q = 0; q < d->queues; q++)
             virtio_kick(d, q); // chains may have been made available before

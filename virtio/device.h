@@ -64,6 +64,7 @@ struct virtio_transport {
     void (*queue_interrupt)(void *ctx, unsigned queue);
     void (*config_interrupt)(void *ctx);
     void (*reset)(void *ctx); // the driver reset the device
+    void (*ready)(void *ctx); // the driver has begun to work with it: bells may be hung
 };
 
 struct virtio_queue {
@@ -131,6 +132,11 @@ void virtio_device_stats(struct device *d, void (*emit)(void *ctx, const char *n
         STATE_EACH(type, member.queue, ring.told, 1)
 
 // For transports; with the lock held.
+
+// The driver works with the device: its kicks come often.
+bool virtio_in_operation(const struct virtio_device *d);
+// vm_bell.rung for a device whose bell's number is a queue's; without the lock.
+void virtio_rung(struct device *virtio_device, unsigned queue);
 
 // A name for the transport's own device: the prefix and the device's. Returns buf.
 const char *virtio_transport_name(const struct virtio_device *d, const char *prefix, char buf[sizeof d->dev.name]);

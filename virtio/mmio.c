@@ -6,6 +6,7 @@
 // The transport is a device of its own (registers, saved state) but has no lock: it borrows the virtio device's.
 #include "virtio/mmio.h"
 #include "vm/alloc.h"
+#include "vm/bell.h"
 #include <errno.h>
 
 enum {
@@ -45,6 +46,8 @@ struct virtio_mmio {
     struct irq_line irq;
     uint32_t device_features_sel, driver_features_sel, queue_sel;
     uint8_t interrupts; // InterruptStatus
+    uint64_t gpa;
+    struct vm_bell bell[VIRTIO_QUEUES_MAX];
 };
 
 static void set_interrupts(struct virtio_mmio *m, unsigned interrupts)
@@ -170,9 +173,20 @@ static void config_interrupt(void *ctx)
     set_interrupts(m, m->interrupts | INTERRUPT_CONFIG);
 }
 
+static void ready(void *ctx)
+{
+    struct virtio_mmio *m = ctx;
+    for (unsigned q = 0; q < m->virtio->queues; q++) {
+        const struct vm_bell_at at = {.gpa = m->gpa + QUEUE_NOTIFY, .size = 4, .value = q};
+        vm_bell_hang(&m->bell[q], &at, &m->virtio->dev, virtio_rung, q);
+    }
+}
+
 static void transport_reset(void *ctx)
 {
     struct virtio_mmio *m = ctx;
+    for (unsigned q = 0; q < m->virtio->queues; q++)
+        vm_bell_take_down(&m->bell[q]);
     m->device_features_sel = m->driver_features_sel = m->queue_sel = 0;
     set_interrupts(m, 0);
 }
@@ -189,6 +203,8 @@ static int virtio_mmio_loaded(struct device *dev)
 {
     struct virtio_mmio *m = (struct virtio_mmio *)dev;
     set_interrupts(m, m->interrupts & (INTERRUPT_QUEUE | INTERRUPT_CONFIG));
+    if (virtio_in_operation(m->virtio))
+        ready(m);
     return 0;
 }
 
@@ -223,11 +239,12 @@ int virtio_mmio_attach(struct virtio_device *d, uint64_t gpa, unsigned gsi, stru
     if (!m)
         return error_set(err, ENOMEM, "%s: out of memory", d->dev.name);
     m->virtio = d;
+    m->gpa = gpa;
     struct vm *vm = d->dev.vm;
     char name[sizeof d->dev.name];
     device_add(vm, &m->dev, &ops, virtio_transport_name(d, "mmio:", name));
     irq_line_init(&m->irq, vm, gsi);
-    d->transport = (struct virtio_transport){m, queue_interrupt, config_interrupt, transport_reset};
+    d->transport = (struct virtio_transport){m, queue_interrupt, config_interrupt, transport_reset, ready};
     struct bus_range r = {.base = gpa, .size = VIRTIO_MMIO_SIZE, .dev = &m->dev, .max_size = 4};
     return bus_add(&vm->mmio, &r, err);
 }

@@ -14,6 +14,7 @@
 // The transport is a device of its own (registers, saved state) but has no lock: it borrows the virtio device's.
 #include "virtio/pci.h"
 #include "vm/alloc.h"
+#include "vm/bell.h"
 #include <errno.h>
 #include <string.h>
 
@@ -50,6 +51,7 @@ struct virtio_pci {
     uint16_t queue_select;
     uint16_t config_vector, queue_vector[VIRTIO_QUEUES_MAX];
     uint8_t isr;
+    struct vm_bell bell[VIRTIO_QUEUES_MAX];
 };
 
 // Registers that are what they are, not what was written: filled in afresh for each read.
@@ -227,9 +229,25 @@ static void config_reading(struct pci_function *f, unsigned reg, unsigned size)
     memcpy(f->value + p->window + offsetof(struct capability, extra), &val, length);
 }
 
+// Bells hang where the BAR is, while the driver works with the device.
+static void hang_bells(void *ctx)
+{
+    struct virtio_pci *p = ctx;
+    uint64_t bar = pci_bar_address(&p->fn, BAR);
+    for (unsigned q = 0; q < p->virtio->queues; q++) {
+        const struct vm_bell_at at = {.gpa = bar + (AREA_NOTIFY << AREA_SHIFT) + NOTIFY_MULTIPLIER * q};
+        if (virtio_in_operation(p->virtio) && bar != PCI_UNMAPPED)
+            vm_bell_hang(&p->bell[q], &at, &p->virtio->dev, virtio_rung, q);
+        else
+            vm_bell_take_down(&p->bell[q]);
+    }
+}
+
 static void config_written(struct pci_function *f, unsigned reg, unsigned size)
 {
     struct virtio_pci *p = (struct virtio_pci *)f;
+    if (reg < PCI_BAR0 + 4 * PCI_BARS)
+        hang_bells(p);
     uint32_t offset, length, val = 0;
     if (!window_open(p, reg, size, &offset, &length))
         return;
@@ -269,6 +287,8 @@ static void transport_reset(void *ctx)
     p->isr = 0;
     p->device_feature_select = p->driver_feature_select = 0;
     p->queue_select = 0;
+    for (unsigned q = 0; q < p->virtio->queues; q++)
+        vm_bell_take_down(&p->bell[q]);
     pci_intx_set(&p->fn, false);
 }
 
@@ -287,7 +307,11 @@ static int virtio_pci_loaded(struct device *dev)
     p->config_vector = vector(p, p->config_vector);
     for (unsigned q = 0; q < VIRTIO_QUEUES_MAX; q++)
         p->queue_vector[q] = vector(p, p->queue_vector[q]);
-    return pci_function_loaded(&p->fn);
+    int e = pci_function_loaded(&p->fn);
+    vm_lock(p->fn.lock);
+    hang_bells(p);
+    vm_unlock(p->fn.lock);
+    return e;
 }
 
 static void virtio_pci_destroy(struct device *dev)
@@ -368,7 +392,7 @@ int virtio_pci_attach(struct virtio_device *d, struct pci_bus *bus, unsigned slo
         vm_free(p);
         return rc;
     }
-    d->transport = (struct virtio_transport){p, queue_interrupt, config_interrupt, transport_reset};
+    d->transport = (struct virtio_transport){p, queue_interrupt, config_interrupt, transport_reset, hang_bells};
     transport_reset(p);
     return 0;
 }

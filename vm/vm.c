@@ -4,6 +4,7 @@
 // reverse order of their creation, so that a device can rely on those that it was made from, then buses and the engine.
 #include "vm/vm.h"
 #include "engine/engine.h"
+#include "host/bells.h"
 #include "vm/alloc.h"
 #include "vm/life.h"
 #include "vm/timers.h"
@@ -19,6 +20,7 @@ int vm_init(struct vm *vm, const struct vm_config *config, struct error *err)
     vm->loop = config->loop;
     vm->engine_ops = config->engine;
     vm->model = model;
+    vm->with_bells = config->bells;
     if (vm->loop)
         vm_clock_host(&vm->clock, model->config.tsc_khz, config->since);
     else
@@ -49,6 +51,8 @@ void vm_destroy(struct vm *vm)
     for (unsigned i = 0; i < vm->cpus; i++)
         vcpu_destroy(vm->vcpu[i]);
     vm->cpus = 0;
+    bells_destroy(vm->bells);
+    vm->bells = NULL;
     device_drain_all(vm);
     struct device *reversed = NULL;
     while (vm->devices) {

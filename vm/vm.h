@@ -20,6 +20,7 @@
 #include "vm/timer.h"
 #include "vm/vcpu.h"
 
+struct bells;
 struct engine_host;
 struct engine_ops;
 struct engine_vm;
@@ -55,6 +56,9 @@ struct vm {
     struct local_apic_ops local_apic; // set by the machine
     void *local_apic_ctx;
     struct vcpu_watch watch; // set by a device
+    bool with_bells;
+    struct bells *bells; // NULL until there is one; made under bells_lock
+    struct vm_lock bells_lock;
     struct vm_msr_range msr[VM_MSR_RANGES];
     unsigned msrs;
     struct device *devices; // in order of creation
@@ -92,6 +96,7 @@ struct vm_config {
     const struct cpu_model *model;
     struct engine_host *host;         // what the engine has opened; NULL: nothing yet
     const struct host_instant *since; // see host/clock.h; may be NULL
+    bool bells;                       // writes to doorbells are not the vCPUs' to serve, where the engine can (bell.h)
 };
 
 // On failure nothing is left to destroy.

@@ -28,6 +28,7 @@ static const struct {
     {KVM_CAP_X86_USER_SPACE_MSR, "MSR exits"},
     {KVM_CAP_X86_MSR_FILTER, "MSR filters"},
     {KVM_CAP_VCPU_ATTRIBUTES, "TSC offsets"},
+    {KVM_CAP_IOEVENTFD_ANY_LENGTH, "doorbells"},
 };
 
 static int open_device(struct error *err)
@@ -203,6 +204,17 @@ static int vm_create(const struct engine_vm_config *config, struct engine_vm **o
     return e;
 }
 
+static int bell(struct engine_vm *e, uint64_t gpa, unsigned size, uint32_t value, int fd, bool on)
+{
+    const struct kvm_ioeventfd k = {.datamatch = value,
+                                    .addr = gpa,
+                                    .len = size,
+                                    .fd = fd,
+                                    .flags = (size ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0) |
+                                             (on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN)};
+    return ioctl(KVM_VM(e)->fd, KVM_IOEVENTFD, &k) < 0 ? -errno : 0;
+}
+
 static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
 {
     const struct kvm_vcpu *v = KVM_VCPU(e);
@@ -246,6 +258,7 @@ const struct engine_ops engine_kvm = {
     .log_start = kvm_log_start,
     .log_stop = kvm_log_stop,
     .log_fetch = kvm_log_fetch,
+    .bell = bell,
     .vcpu_create = kvm_vcpu_create,
     .vcpu_destroy = kvm_vcpu_destroy,
     .run = kvm_run,

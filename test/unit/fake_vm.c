@@ -84,8 +84,90 @@ static void get_state(struct engine_vcpu *v, struct cpu_state *s, unsigned group
     *s = ((struct fake_engine_vcpu *)v)->state;
 }
 
+static int bell(struct engine_vm *vm, uint64_t gpa, unsigned size, uint32_t value, int fd, bool on)
+{
+    struct fake_vm *f = ((struct fake_engine_vm *)vm)->fake;
+    for (unsigned n = 0; n < FAKE_VM_BELLS; n++) {
+        struct fake_vm_bell *b = &f->bell[n];
+        if (on ? !b->fd : b->gpa == gpa && b->size == size && b->value == value && b->fd == fd) {
+            *b = on ? (struct fake_vm_bell){gpa, size, value, fd} : (struct fake_vm_bell){0};
+            return 0;
+        }
+    }
+    return on ? -ENOSPC : -ENOENT;
+}
+
+// --- local APICs of the engine's own
+
+static struct fake_vm *of_vcpu(struct engine_vcpu *v)
+{
+    return ((struct fake_engine_vm *)v->vm)->fake;
+}
+
+static void get_apic(struct engine_vcpu *v, struct cpu_apic *a)
+{
+    of_vcpu(v)->apic_gets++;
+    *a = of_vcpu(v)->apic[v->id];
+}
+
+static int set_apic(struct engine_vcpu *v, const struct cpu_apic *a, struct error *err)
+{
+    (void)err;
+    of_vcpu(v)->apic[v->id] = *a;
+    return 0;
+}
+
+static uint64_t *apic_msr(struct engine_vcpu *v, uint32_t msr)
+{
+    return msr == 0x4b564d03 ? &of_vcpu(v)->steal_msr[v->id] : &of_vcpu(v)->apic_msr[v->id];
+}
+
+static uint64_t get_apic_msr(struct engine_vcpu *v, uint32_t msr)
+{
+    return *apic_msr(v, msr);
+}
+
+static int set_apic_msr(struct engine_vcpu *v, uint32_t msr, uint64_t val)
+{
+    *apic_msr(v, msr) = val;
+    return 0;
+}
+
+static void send(struct engine_vm *vm, const struct cpu_msi *m)
+{
+    struct fake_vm *f = ((struct fake_engine_vm *)vm)->fake;
+    f->engine_msi = *m;
+    f->engine_msis++;
+}
+
+static int set_routes(struct engine_vm *vm, const struct cpu_msi *m, unsigned count)
+{
+    struct fake_vm *f = ((struct fake_engine_vm *)vm)->fake;
+    f->routings++;
+    f->routes = count;
+    memcpy(f->route, m, count * sizeof *m);
+    return 0;
+}
+
+static const struct engine_apic_ops fake_apic = {.get = get_apic,
+                                                 .set = set_apic,
+                                                 .get_msr = get_apic_msr,
+                                                 .set_msr = set_apic_msr,
+                                                 .send = send,
+                                                 .routes = set_routes};
+
+void fake_vm_own_apic(struct fake_vm *f)
+{
+    f->vm.engine->own_apic = true;
+    struct cpuid_regs *r = (struct cpuid_regs *)&f->model.leaf[f->model.count].r;
+    f->model.leaf[f->model.count++] = (struct cpuid_leaf){.leaf = CPU_LEAF_PARAVIRT, .subleaf = CPUID_ANY};
+    r->eax = 1u << CPU_PV_EOI | 1u << CPU_PV_STEAL_TIME;
+}
+
 static const struct engine_ops fake_engine = {
     .name = "fake",
+    .apic = &fake_apic,
+    .bell = bell,
     .vm_create = create_vm,
     .vm_destroy = destroy_vm,
     .map = map,

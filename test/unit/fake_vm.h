@@ -15,9 +15,10 @@
 //     assert_int_equal(fake_vm_signals(&f, 0), VCPU_INTR);
 //     fake_vm_destroy(&f);
 #pragma once
+#include "cpu/apic.h"
 #include "vm/vm.h"
 
-enum { FAKE_VM_RAM = 4 << 20, FAKE_VM_RECORDS = 64 };
+enum { FAKE_VM_RAM = 4 << 20, FAKE_VM_RECORDS = 64, FAKE_VM_BELLS = 16 };
 
 struct fake_vm {
     struct vm vm;
@@ -38,12 +39,24 @@ struct fake_vm {
         uint64_t gpa, size;
     } written[FAKE_VM_RECORDS];
     unsigned writes;
+    struct fake_vm_bell { // hung now (vm/bell.h; the test sets vm.with_bells); fd 0: none
+        uint64_t gpa;
+        unsigned size;
+        uint32_t value;
+        int fd;
+    } bell[FAKE_VM_BELLS];
+    // Local APICs of the engine's own, after fake_vm_own_apic.
+    struct cpu_apic apic[CPU_MAX];
+    uint64_t apic_msr[CPU_MAX], steal_msr[CPU_MAX]; // EOIs in memory, steal time
+    unsigned apic_gets, engine_msis, routings, routes;
+    struct cpu_msi engine_msi, route[24]; // the last message, and the routes
     unsigned log_lines;
     char last_log[512];
 };
 
 void fake_vm_init(struct fake_vm *f, unsigned cpus);      // fails the test if it can't
 void fake_vm_init_bare(struct fake_vm *f, unsigned cpus); // without RAM, for tests of whole machines
+void fake_vm_own_apic(struct fake_vm *f); // the engine has local APICs of its own: before there are chips
 void fake_vm_destroy(struct fake_vm *f);
 void fake_vm_reset(struct fake_vm *f); // all devices
 

@@ -3,6 +3,7 @@
 // The code keeps to what KVM's own emulator can do, so that it runs where KVM is nothing but that, too.
 #include "bed.h"
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 enum { MMIO = 0x80000000, ROM = 0x3f0000, PAGE = 4096 };
@@ -50,6 +51,42 @@ static void memory_of_nobody_goes_up(void **state)
     assert_int_equal(b.log[1].value, 0x5566);
     assert_int_equal(b.log[2].what, 'r');
     assert_int_equal(b.s.gpr[CPU_RAX], 0xffffffff);
+    bed_close(&b);
+}
+
+GUEST(bells, 32,
+      "mov $0x80000000, %ebx; movl $1, (%ebx); movl $2, (%ebx); movw $1, (%ebx); movw $7, 16(%ebx); movl $7, 17(%ebx);"
+      "hlt");
+
+static uint64_t rings(int fd)
+{
+    uint64_t n = 0;
+    return read(fd, &n, sizeof n) == sizeof n ? n : 0;
+}
+
+// What rings a bell does not go up: the value and the size that it is for, or anything.
+static void bells_ring_without_us(void **state)
+{
+    (void)state;
+    struct bed b;
+    open_bed(&b, BED_PROT32);
+    int one = eventfd(0, EFD_NONBLOCK), any = eventfd(0, EFD_NONBLOCK);
+    assert_int_equal(b.vm->ops->bell(b.vm, MMIO, 4, 1, one, true), 0);
+    assert_int_equal(b.vm->ops->bell(b.vm, MMIO + 16, 0, 0, any, true), 0);
+    RUN(&b, bells);
+    assert_int_equal(rings(one), 1);
+    assert_int_equal(rings(any), 1);
+    assert_int_equal(b.events, 3); // another value, another size, another address
+    assert_int_equal(b.log[0].value, 2);
+    assert_int_equal(b.log[1].size, 2);
+    assert_int_equal(b.log[2].address, MMIO + 17);
+    assert_int_equal(b.vm->ops->bell(b.vm, MMIO, 4, 1, one, false), 0);
+    assert_int_equal(b.vm->ops->bell(b.vm, MMIO + 16, 0, 0, any, false), 0);
+    RUN(&b, bells);
+    assert_int_equal(rings(one) + rings(any), 0);
+    assert_int_equal(b.events, 3 + 5);
+    close(one);
+    close(any);
     bed_close(&b);
 }
 
@@ -250,6 +287,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ports_go_up),
         cmocka_unit_test(memory_of_nobody_goes_up),
+        cmocka_unit_test(bells_ring_without_us),
         cmocka_unit_test(read_only_memory),
         cmocka_unit_test(registers_of_devices_and_of_the_CPU),
         cmocka_unit_test(a_register_of_nobody_faults),
