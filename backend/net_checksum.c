@@ -5,7 +5,8 @@
 #include <string.h>
 
 enum { ETHERTYPE_IP4 = 0x0800, ETHERTYPE_IP6 = 0x86dd, PROTOCOL_TCP = 6 };
-enum { IP4_HEADER = 20, IP6_HEADER = 40, TCP_HEADER = 20, TCP_CHECKSUM = 16 };
+enum { IP4_HEADER = 20, IP6_HEADER = 40, TCP_HEADER = 20, TCP_FLAGS = 13, TCP_CHECKSUM = 16 };
+enum { TCP_FIN = 1, TCP_PSH = 8, TCP_CWR = 0x80 };
 
 static unsigned get16(const uint8_t *p)
 {
@@ -89,4 +90,48 @@ bool net_unite_segments(uint8_t *frame, size_t size)
     uint16_t checksum = fold(sum(tcp, length - header, total));
     memcpy(tcp + TCP_CHECKSUM, &checksum, 2);
     return true;
+}
+
+// Where the TCP payload begins; 0 if the frame is no whole TCP packet.
+static size_t payload_of(const uint8_t *frame, size_t size, size_t *tcp)
+{
+    if (size < NET_ETHERNET + IP4_HEADER + TCP_HEADER)
+        return 0;
+    unsigned type = get16(frame + 12);
+    const uint8_t *ip = frame + NET_ETHERNET;
+    size_t header = type == ETHERTYPE_IP6 ? IP6_HEADER : 4ul * (ip[0] & 0xf);
+    *tcp = NET_ETHERNET + header;
+    if (header < IP4_HEADER || size < *tcp + TCP_HEADER)
+        return 0;
+    size_t payload = *tcp + 4ul * (frame[*tcp + 12] >> 4);
+    return payload >= *tcp + TCP_HEADER && payload < size ? payload : 0;
+}
+
+unsigned net_cut_segments(const struct net_header *h, const uint8_t *frame, size_t size, uint8_t *work,
+                          void (*emit)(void *ctx, const uint8_t *frame, size_t size), void *ctx)
+{
+    size_t tcp, payload = payload_of(frame, size, &tcp);
+    unsigned n = 0;
+    if (!payload)
+        return 0;
+    bool ip4 = get16(frame + 12) == ETHERTYPE_IP4;
+    uint32_t sequence = (uint32_t)get16(frame + tcp + 4) << 16 | get16(frame + tcp + 6);
+    for (size_t at = payload; at < size; at += h->gso_size, n++) {
+        size_t piece = size - at < h->gso_size ? size - at : h->gso_size;
+        uint32_t now = sequence + (uint32_t)(at - payload);
+        memcpy(work, frame, payload);
+        memcpy(work + payload, frame + at, piece);
+        put16(work + tcp + 4, now >> 16);
+        put16(work + tcp + 6, now & 0xffff);
+        if (at + piece < size)
+            work[tcp + TCP_FLAGS] &= (uint8_t) ~(TCP_FIN | TCP_PSH); // the last one's alone
+        if (n)
+            work[tcp + TCP_FLAGS] &= (uint8_t)~TCP_CWR; // the first one's (RFC 3168, 6.1.2)
+        if (ip4)
+            put16(work + NET_ETHERNET + 4, get16(frame + NET_ETHERNET + 4) + n);
+        if (!net_unite_segments(work, payload + piece))
+            return n;
+        emit(ctx, work, payload + piece);
+    }
+    return n;
 }

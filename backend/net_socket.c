@@ -1,10 +1,10 @@
 // A cable to another machine, by a unix socket: see net.h for the format and who listens.
 //
-// What comes is gathered in `in` until a frame is complete. What goes out is written at once; if the socket takes only
-// a part, the rest waits in `out`, and no other frame is accepted before it is gone. A peer that announces a frame
-// larger than any is hung up on.
+// What goes out is written at once; if the socket takes only a part, the rest waits, and no other frame is accepted
+// before it is gone. A peer that sends anything but plain frames of a possible size is hung up on.
 #include "backend/net.h"
 #include "backend/net_checksum.h"
+#include "backend/net_stream.h"
 #include "backend/net_worker.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -14,23 +14,29 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { PREFIX = 4, RETRY_MS = 500, READS_PER_ROUND = 8, IN_ROOM = 4 * NET_FRAME_MAX };
+enum { RETRY_MS = 500, READS_PER_ROUND = 8 };
 
 struct net_socket {
     struct net_worker worker;
     struct sockaddr_un address;
     int listener, peer;                  // -1: none
+    struct net_stream stream;            // of peer
     unsigned listener_index, peer_index; // in worker.fds; 0: not polled
     bool link;                           // what the card was told
-    size_t in_size, out_start, out_end;
-    uint8_t in[IN_ROOM], out[PREFIX + NET_FRAME_MAX];
+    uint8_t buffer[NET_FRAME_MAX];
 };
+
+static void hang_on(struct net_socket *s, int fd)
+{
+    s->peer = fd;
+    net_stream_init(&s->stream, fd, 0);
+}
 
 static void hang_up(struct net_socket *s)
 {
     close(s->peer);
     s->peer = -1;
-    s->in_size = s->out_start = s->out_end = 0;
+    net_stream_free(&s->stream);
 }
 
 // Connects; failing that, listens. Neither may work just now: somebody else may be in between.
@@ -41,7 +47,7 @@ static int plug_in(struct net_socket *s)
     if (fd < 0)
         return -errno;
     if (!connect(fd, a, sizeof s->address)) {
-        s->peer = fd;
+        hang_on(s, fd);
         return 0;
     }
     int e = errno;
@@ -76,38 +82,27 @@ static void socket_fill(struct net_worker *w, int *timeout_ms)
         *timeout_ms = 0;
     }
     s->listener_index = s->listener >= 0 ? net_worker_poll(w, s->listener, POLLIN) : 0;
-    short events = (short)((w->kept ? 0 : POLLIN) | (s->out_start < s->out_end ? POLLOUT : 0));
+    short events = (short)((w->kept ? 0 : POLLIN) | (net_stream_waits(&s->stream) ? POLLOUT : 0));
     s->peer_index = s->peer >= 0 ? net_worker_poll(w, s->peer, events) : 0;
 }
 
 // Hands up every frame that is complete. False: what came is not our format.
 static bool deliver(struct net_socket *s)
 {
-    size_t at = 0;
-    while (s->in_size - at >= PREFIX) {
-        const uint8_t *p = s->in + at;
-        size_t size = (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3];
-        if (size > NET_FRAME_MAX)
-            return false;
-        if (s->in_size - at - PREFIX < size)
-            break;
-        net_worker_receive(&s->worker, &(struct net_header){0}, p + PREFIX, size);
-        at += PREFIX + size;
-    }
-    s->in_size -= at;
-    memmove(s->in, s->in + at, s->in_size);
-    return true;
+    struct net_message m;
+    int e;
+    while ((e = net_stream_next(&s->stream, &m)) > 0 && m.kind == NET_MESSAGE_FRAME)
+        net_worker_receive(&s->worker, &m.header, m.data, m.size);
+    return !e;
 }
 
 static void read_frames(struct net_socket *s)
 {
     for (unsigned i = 0; i < READS_PER_ROUND && !s->worker.kept; i++) {
-        ssize_t n = recv(s->peer, s->in + s->in_size, sizeof s->in - s->in_size, 0);
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        int n = net_stream_fill(&s->stream);
+        if (!n)
             return;
-        if (n > 0)
-            s->in_size += (size_t)n;
-        if (n <= 0 || !deliver(s)) {
+        if (n < 0 || !deliver(s)) {
             hang_up(s);
             return;
         }
@@ -117,19 +112,11 @@ static void read_frames(struct net_socket *s)
 // Writes what is left of the last frame; true if nothing is.
 static bool flush(struct net_socket *s)
 {
-    while (s->out_start < s->out_end) {
-        ssize_t n = send(s->peer, s->out + s->out_start, s->out_end - s->out_start, MSG_NOSIGNAL);
-        if (n < 0 && errno == EAGAIN)
-            return false;
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            hang_up(s);
-            return true;
-        }
-        s->out_start += (size_t)n;
+    if (net_stream_flush(&s->stream)) {
+        hang_up(s);
+        return true;
     }
-    return true;
+    return !net_stream_waits(&s->stream);
 }
 
 static void socket_ready(struct net_worker *w)
@@ -141,7 +128,7 @@ static void socket_ready(struct net_worker *w)
         if (fd >= 0 && s->peer >= 0)
             close(fd); // a cable has two ends
         else if (fd >= 0)
-            s->peer = fd;
+            hang_on(s, fd);
     }
     if (s->peer >= 0 && (events & POLLOUT) && flush(s))
         w->resume = true;
@@ -160,15 +147,15 @@ static bool socket_send(struct net *n, const struct net_header *h, const uint8_t
         return true; // nobody is at the other end
     if (!flush(s))
         return false;
-    const uint8_t prefix[PREFIX] = {0, (uint8_t)(size >> 16), (uint8_t)(size >> 8), (uint8_t)size};
-    memcpy(s->out, prefix, PREFIX);
-    memcpy(s->out + PREFIX, frame, size);
-    if (h->flags & NET_HEADER_NEEDS_CSUM)
-        net_complete_checksum(h, s->out + PREFIX, size);
-    s->out_start = 0;
-    s->out_end = PREFIX + size;
-    if (s->peer >= 0)
-        flush(s);
+    if (s->peer < 0)
+        return true;
+    if (h->flags & NET_HEADER_NEEDS_CSUM) {
+        memcpy(s->buffer, frame, size);
+        net_complete_checksum(h, s->buffer, size);
+        frame = s->buffer;
+    }
+    net_stream_put(&s->stream, NET_MESSAGE_FRAME, NULL, frame, size);
+    flush(s);
     return true;
 }
 
@@ -186,7 +173,7 @@ static void socket_destroy(struct net_worker *w)
         close(s->listener);
     }
     if (s->peer >= 0)
-        close(s->peer);
+        hang_up(s);
     net_worker_end(w);
     free(s);
 }
