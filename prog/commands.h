@@ -12,3 +12,4 @@ int command_run(int argc, char **argv);
 int command_image(int argc, char **argv);
 int command_restore(int argc, char **argv);
 int command_doctor(int argc, char **argv);
+int command_switch(int argc, char **argv);

@@ -25,7 +25,8 @@ static json_t *disks(const struct machine *m)
 
 static json_t *networks(const struct machine *m)
 {
-    static const char *const kinds[] = {[NETWORK_USER] = "user", [NETWORK_TAP] = "tap", [NETWORK_SOCKET] = "socket"};
+    static const char *const kinds[] = {
+        [NETWORK_USER] = "user", [NETWORK_TAP] = "tap", [NETWORK_SOCKET] = "socket", [NETWORK_SWITCH] = "switch"};
     json_t *all = json_array();
     for (unsigned n = 0; n < m->o->nets; n++) {
         const struct network_option *o = &m->o->net[n];

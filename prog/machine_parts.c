@@ -1,6 +1,7 @@
 // The kinds of devices that a machine may have: disks, networks, consoles, random numbers, a balloon and
 // sockets, each a machine_part.
 #include "prog/machine.h"
+#include "prog/switch.h"
 #include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
@@ -56,7 +57,28 @@ static void disks_close(struct machine *m)
 
 // --- networks
 
-static int net_open(struct machine *m, const struct network_option *o, struct net **net, struct error *err)
+static int net_open_switch(struct machine *m, const struct network_option *o, const uint8_t mac[6], struct net **net,
+                           struct error *err)
+{
+    char path[SWITCH_PATH_MAX];
+    if (!o->socket) {
+        int e = switch_default_socket(path, err);
+        if (e)
+            return e;
+    }
+    return net_switch_open(&(struct net_switch_options){.socket = o->socket ? o->socket : path,
+                                                        .network = o->where,
+                                                        .name = m->o->name,
+                                                        .mac = mac,
+                                                        .any_mac = o->any_mac,
+                                                        .uplink_user = o->uplink_user,
+                                                        .mtu = o->mtu,
+                                                        .start = switch_start},
+                           net, err);
+}
+
+static int net_open(struct machine *m, const struct network_option *o, const uint8_t mac[6], struct net **net,
+                    struct error *err)
 {
     char device[IF_NAMESIZE];
     int e;
@@ -68,6 +90,8 @@ static int net_open(struct machine *m, const struct network_option *o, struct ne
         return e;
     case NETWORK_SOCKET:
         return net_socket_open(o->where, o->mtu, net, err);
+    case NETWORK_SWITCH:
+        return net_open_switch(m, o, mac, net, err);
     default:
         return net_user_open(
             &(struct net_user_options){
@@ -76,12 +100,24 @@ static int net_open(struct machine *m, const struct network_option *o, struct ne
     }
 }
 
+static void mac_of(const struct machine *m, unsigned n, uint8_t mac[6])
+{
+    if (m->o->net[n].has_mac)
+        memcpy(mac, m->o->net[n].mac, 6);
+    else
+        network_mac(m->o->name, n, mac);
+}
+
 static int nets_open(struct machine *m, struct error *err)
 {
+    uint8_t mac[6];
     int e = 0;
-    for (unsigned n = 0; n < m->o->nets && !e; n++)
-        if (!(e = net_open(m, &m->o->net[n], &m->net[n], err)))
+    for (unsigned n = 0; n < m->o->nets && !e; n++) {
+        mac_of(m, n, mac);
+        e = net_open(m, &m->o->net[n], mac, &m->net[n], err);
+        if (!e)
             e = net_limit(&m->net[n], &m->o->net[n].limits, err);
+    }
     return e;
 }
 
@@ -92,9 +128,9 @@ static int nets_attach(struct machine *m, struct error *err)
         struct virtio_device *d;
         char name[24];
         uint8_t mac[6];
-        network_mac(m->o->name, n, mac);
+        mac_of(m, n, mac);
         snprintf(name, sizeof name, "virtio-net%u", n);
-        e = virtio_net_create(&m->vm, name, m->net[n], m->o->net[n].has_mac ? m->o->net[n].mac : mac, &d, err);
+        e = virtio_net_create(&m->vm, name, m->net[n], mac, &d, err);
         if (!e)
             e = machine_attach_virtio(m, d, err);
     }

@@ -10,6 +10,7 @@ static const struct {
     {"run", "start a virtual machine and stay with it until it ends", command_run},
     {"image", "make, list and remove the images that machines start from", command_image},
     {"restore", "make a machine go on from a snapshot", command_restore},
+    {"switch", "connect the network cards of many machines", command_switch},
     {"doctor", "tell what this host offers and which engine is taken", command_doctor},
 };
 

@@ -37,17 +37,23 @@ static int take_kind(struct network_option *o, char *v, struct error *err)
 {
     char *where = strchr(v, ':');
     size_t length = where ? (size_t)(where - v) : strlen(v);
-    static const char *const names[] = {[NETWORK_USER] = "user", [NETWORK_TAP] = "tap", [NETWORK_SOCKET] = "socket"};
+    static const char *const names[] = {
+        [NETWORK_USER] = "user", [NETWORK_TAP] = "tap", [NETWORK_SOCKET] = "socket", [NETWORK_SWITCH] = "switch"};
     for (unsigned k = 0; k < sizeof names / sizeof *names; k++)
         if (strlen(names[k]) == length && !memcmp(names[k], v, length)) {
             o->kind = (enum network_kind)k;
             o->where = where ? where + 1 : NULL;
+            char *at = where && k == NETWORK_SWITCH ? strchr(where, '@') : NULL;
+            if (at) {
+                *at = 0;
+                o->socket = at + 1;
+            }
             // Each kind has its own opinion about what may follow.
             bool given = o->where && *o->where;
             if (k == NETWORK_USER ? !where : k == NETWORK_TAP ? given || !where : given)
                 return 0;
         }
-    return error_set(err, EINVAL, "--net %.80s: must be user, tap, tap:NAME, socket:PATH or none", v);
+    return error_set(err, EINVAL, "--net %.80s: must be user, tap, tap:NAME, socket:PATH, switch:NETWORK or none", v);
 }
 
 int network_take(struct network_option *o, char *v, struct error *err)
@@ -77,6 +83,10 @@ int network_take(struct network_option *o, char *v, struct error *err)
             if (!o->mtu)
                 e = error_set(err, EINVAL, "--net %.60s: %.40s: must be a number from %d to %d", v, word, NET_MTU_MIN,
                               NET_MTU_MAX);
+        } else if (o->kind == NETWORK_SWITCH && !strcmp(word, "uplink=user")) {
+            o->uplink_user = true;
+        } else if (o->kind == NETWORK_SWITCH && !strcmp(word, "any-mac")) {
+            o->any_mac = true;
         } else {
             e = error_set(err, EINVAL, "--net %.60s: %.40s: unknown; there are: mac=MAC, mtu=N, pps=N, bps=N, burst=MS",
                           v, word);

@@ -7,12 +7,14 @@
 
 enum { MAX_NETS = 8, MAX_PUBLISHES = 64 };
 
-enum network_kind { NETWORK_USER, NETWORK_TAP, NETWORK_SOCKET };
+enum network_kind { NETWORK_USER, NETWORK_TAP, NETWORK_SOCKET, NETWORK_SWITCH };
 
 struct network_option {
     enum network_kind kind;
-    const char *where; // the device's or socket's name; NULL: none given
-    uint16_t mtu;      // 0: not given
+    const char *where;         // the device's, socket's or (on a switch) network's name; NULL: none given
+    const char *socket;        // the switch's; NULL: the default one
+    bool uplink_user, any_mac; // of a switch: see backend/net.h
+    uint16_t mtu;              // 0: not given
     bool has_mac;
     uint8_t mac[6];
     struct rate_limits limits;

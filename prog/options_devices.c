@@ -163,7 +163,7 @@ static const struct option device_options[] = {
     {"disk", "FILE[,ro][,serial=S][,format=F][,iops=N][,bps=N][,burst=MS]",
      "raw or qcow2 image or block device; may be given several times", OPTION_TAKE(take_disk)},
     {"net", "WHERE[,mac=MAC][,mtu=N][,pps=N][,bps=N][,burst=MS]",
-     "a network card: user, tap[:NAME], socket:PATH; may be given several times; none (default)",
+     "a network card: user, tap[:NAME], socket:PATH, switch:NETWORK[@PATH]; may be given several times; none (default)",
      OPTION_TAKE(take_net)},
     {"publish", "[ADDR:]HOST:GUEST[/udp]",
      "let the host's port (of 127.0.0.1, or ADDR) lead to the guest's; may be given several times",

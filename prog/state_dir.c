@@ -71,6 +71,15 @@ static int root_open(bool make, char path[PATH_MAX], struct error *err)
     return fd >= 0 ? fd : error_set(err, errno, "state directory %s: %s", path, strerror(errno));
 }
 
+int state_dir_root(char *path, struct error *err)
+{
+    int fd = root_open(true, path, err);
+    if (fd < 0)
+        return fd;
+    close(fd);
+    return 0;
+}
+
 // --- the lock
 
 static int try_lock(int fd)

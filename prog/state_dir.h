@@ -41,6 +41,10 @@ struct state_dir {
 // 1 to 32 letters, digits, dots, dashes or underscores; the first is a letter or a digit.
 bool state_name_valid(const char *name);
 
+// The directory of all machines' directories, made if it isn't there; path has PATH_MAX bytes. What else lies there has
+// a name that begins with a dot.
+int state_dir_root(char *path, struct error *err);
+
 // Makes a directory and locks it. name NULL: the first of vm1, vm2, ... that is free. What temporary machines that died
 // have left is swept away first. -EEXIST if the name is taken; the text says by what.
 int state_dir_create(struct state_dir *d, const char *name, bool temporary, struct error *err);

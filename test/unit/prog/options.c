@@ -169,7 +169,7 @@ static void refusals(void **state)
         {{"--disk", "d,bps=1023"}, "from 1K on"},
         {{"--disk", "d,burst=60001"}, "from 1 to 60000"},
         {{"--net", "user,pps=-1"}, "--net user: pps=-1: must be a number per second"},
-        {{"--net", "wifi"}, "--net wifi: must be user, tap, tap:NAME, socket:PATH or none"},
+        {{"--net", "wifi"}, "--net wifi: must be user, tap, tap:NAME, socket:PATH, switch:NETWORK or none"},
         {{"--net", "user:x"}, "--net user:x: must be"},
         {{"--net", "tap:"}, "--net tap:: must be"},
         {{"--net", "socket"}, "--net socket: must be"},
