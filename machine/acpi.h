@@ -38,6 +38,8 @@ struct acpi_description {
     unsigned (*pci_irq)(unsigned slot, unsigned pin); // and with the PIC
     unsigned serials;
     struct acpi_serial serial[4];
+    uint64_t generation; // where its bytes lie (chip/generation.h); 0: there are none
+    unsigned generation_gsi;
     unsigned virtio_mmios;
     struct acpi_mmio_device virtio_mmio[32];
 };

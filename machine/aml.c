@@ -227,13 +227,23 @@ void aml_irq(struct aml *a, unsigned irq)
     word(a, 1u << irq);
 }
 
-void aml_interrupt(struct aml *a, uint32_t gsi)
+static void interrupt(struct aml *a, uint32_t gsi, uint8_t flags)
 {
     aml_byte(a, 0x89);
     word(a, 6);
-    aml_byte(a, 1 | 1 << 3); // consumer; shared
+    aml_byte(a, flags);
     aml_byte(a, 1);
     dword(a, gsi);
+}
+
+void aml_interrupt(struct aml *a, uint32_t gsi)
+{
+    interrupt(a, gsi, 1 | 1 << 3); // consumer; shared
+}
+
+void aml_event(struct aml *a, uint32_t gsi)
+{
+    interrupt(a, gsi, 1 | 1 << 1); // consumer; edge
 }
 
 void aml_memory32(struct aml *a, uint32_t base, uint32_t size)

@@ -39,7 +39,7 @@ void aml_if(struct aml *a); // the condition follows, then the body
 void aml_close(struct aml *a);
 
 // Expressions.
-enum { AML_ARG0 = 0x68, AML_STORE = 0x70, AML_RETURN = 0xa4 };
+enum { AML_ARG0 = 0x68, AML_STORE = 0x70, AML_NOTIFY = 0x86, AML_RETURN = 0xa4 };
 
 // A resource template, as in Name (_CRS, ResourceTemplate () {...}). Ranges are all consumed by the device itself,
 // but aml_window_*, which a bridge hands on to what is behind it.
@@ -48,6 +48,7 @@ void aml_resources_end(struct aml *a);
 void aml_io(struct aml *a, uint16_t port, uint8_t size);
 void aml_irq(struct aml *a, unsigned irq);                      // ISA: edge, active high, exclusive
 void aml_interrupt(struct aml *a, uint32_t gsi);                // level, active high, shared
+void aml_event(struct aml *a, uint32_t gsi);                    // edge, active high, exclusive
 void aml_memory32(struct aml *a, uint32_t base, uint32_t size); // writable
 void aml_window_bus(struct aml *a, uint16_t first, uint16_t last);
 void aml_window_io(struct aml *a, uint16_t first, uint16_t last);

@@ -13,6 +13,8 @@
 //         Device (KBD0) { Name (_HID, EisaId ("PNP0303")) ... }
 //         Device (COM1) { Name (_HID, EisaId ("PNP0501")) ... }
 //         Device (VM00) { Name (_HID, "LNRO0005") ... }              // virtio-mmio
+//         Device (VGEN) { Name (_CID, "VM_Gen_Counter")  Name (ADDR, Package () {0xff000, Zero}) ... }
+//         Device (GED0) { Name (_HID, "ACPI0013") ...  Method (_EVT, 1) { Notify (VGEN, 0x80) } }
 //     }
 #include "chip/acpi_pm.h"
 #include "machine/acpi.h"
@@ -159,6 +161,42 @@ static void virtio_mmio(struct aml *a, const struct acpi_description *d)
     }
 }
 
+// The generation of the machine, and the event device (5.6.9) that says when it has changed.
+static void generation(struct aml *a, const struct acpi_description *d)
+{
+    enum { CHANGED = 0x80 };
+    if (!d->generation)
+        return;
+    aml_device(a, "VGEN");
+    aml_name(a, "_HID");
+    aml_string(a, "TRPZ0001");
+    aml_name(a, "_CID");
+    aml_string(a, "VM_Gen_Counter");
+    aml_name(a, "_DDN");
+    aml_string(a, "VM_Gen_Counter");
+    aml_name(a, "ADDR");
+    aml_package(a, 2);
+    aml_int(a, (uint32_t)d->generation);
+    aml_int(a, d->generation >> 32);
+    aml_close(a);
+    aml_close(a);
+
+    aml_device(a, "GED0");
+    aml_name(a, "_HID");
+    aml_string(a, "ACPI0013");
+    named_int(a, "_UID", 0);
+    aml_name(a, "_CRS");
+    aml_resources(a);
+    aml_event(a, d->generation_gsi);
+    aml_resources_end(a);
+    aml_method(a, "_EVT", 1);
+    aml_byte(a, AML_NOTIFY);
+    aml_path(a, "\\_SB.VGEN");
+    aml_int(a, CHANGED);
+    aml_close(a);
+    aml_close(a);
+}
+
 void acpi_dsdt(struct aml *a, const struct acpi_description *d)
 {
     named_int(a, "PICM", 0);
@@ -187,5 +225,6 @@ void acpi_dsdt(struct aml *a, const struct acpi_description *d)
         isa(a, name, "PNP0501", s->port, 8, 0, s->irq, s->number);
     }
     virtio_mmio(a, d);
+    generation(a, d);
     aml_close(a);
 }

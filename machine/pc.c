@@ -11,6 +11,7 @@
 #include "machine/pc.h"
 #include "chip/acpi_pm.h"
 #include "chip/debug.h"
+#include "chip/generation.h"
 #include "chip/i8042.h"
 #include "chip/ioapic.h"
 #include "chip/lapic.h"
@@ -28,12 +29,22 @@
 #include <errno.h>
 #include <string.h>
 
-enum { GSI_PIT = 2, GSI_KEYBOARD = 1, GSI_RTC = 8, GSI_SCI = 9, GSI_PCI = 16, GSI_VIRTIO_MMIO = 20 };
+enum {
+    GSI_PIT = 2,
+    GSI_KEYBOARD = 1,
+    GSI_GENERATION = 5,
+    GSI_RTC = 8,
+    GSI_SCI = 9,
+    GSI_PCI = 16,
+    GSI_VIRTIO_MMIO = 20
+};
 enum { IOAPIC_PIN_PIC = 0 };
 enum { RESET_PORT = 0xcf9, RESET_VALUE = 6 };
 
 #define EBDA 0x9fc00ull
 #define VGA_HOLE 0xa0000ull
+#define TABLES_SIZE (ACPI_SIZE - 4096ull)    // of the area for ACPI tables; its last page
+#define GENERATION (ACPI_BASE + TABLES_SIZE) // holds the machine's generation
 #define VGA_HOLE_END 0xc0000ull
 #define LOW_RAM_END 0xc0000000ull // where RAM makes room for devices
 #define ECAM 0xe0000000ull
@@ -54,6 +65,7 @@ struct pc {
     struct ioapic *ioapic;
     struct pic *pic;
     struct acpi_pm *acpi_pm;
+    struct generation *generation;
     struct pci_bus *pci;
     unsigned pci_slots; // used
     struct boot_map map;
@@ -210,6 +222,8 @@ static int add_chips(struct pc *pc, struct error *err)
         r = i8042_create(vm, GSI_KEYBOARD, &i8042, err);
     if (!r)
         r = acpi_pm_create(vm, GSI_SCI, &pc->acpi_pm, err);
+    if (!r)
+        r = generation_create(vm, GSI_GENERATION, GENERATION, &pc->generation, err);
     if (!r && vm->model->config.paravirt)
         r = pvclock_create(vm, &pvclock, err);
     if (!r && cpu_model_has_paravirt(vm->model, CPU_PV_STEAL_TIME))
@@ -295,6 +309,8 @@ int pc_create(struct vm *vm, const struct pc_config *config, struct pc **out, st
         .reset_port = RESET_PORT,
         .reset_value = RESET_VALUE,
         .ecam = ECAM,
+        .generation = GENERATION,
+        .generation_gsi = GSI_GENERATION,
         .pci_gsi = pci_gsi,
         .pci_irq = pci_irq,
     };
@@ -356,12 +372,18 @@ static int boot(struct vm *vm, void *ctx, struct cpu_state *cpu, struct error *e
     struct pc *pc = ctx;
     void *tables = vm_ram(vm, ACPI_BASE, ACPI_SIZE, true);
     memset(tables, 0, ACPI_SIZE);
-    pc->map.rsdp = acpi_write(tables, ACPI_BASE, ACPI_SIZE, &pc->acpi);
+    pc->map.rsdp = acpi_write(tables, ACPI_BASE, TABLES_SIZE, &pc->acpi);
     vm_ram_written(vm, ACPI_BASE, ACPI_SIZE);
     if (!pc->map.rsdp)
         return error_set(err, ENOSPC, "ACPI tables: more than %d bytes", ACPI_SIZE);
+    generation_publish(pc->generation);
     quiet_interrupts(pc);
     return boot_load(vm, &pc->source, &pc->map, cpu, err);
+}
+
+void pc_new_generation(struct pc *pc)
+{
+    generation_renew(pc->generation);
 }
 
 void pc_boot(struct pc *pc, const struct boot_source *source)

@@ -52,5 +52,7 @@ struct pc;
 int pc_create(struct vm *vm, const struct pc_config *config, struct pc **out, struct error *err);
 // Plugs a virtio device in: the next free PCI slot, or the next virtio-mmio transport. Before vm_reset.
 int pc_attach_virtio(struct pc *pc, struct virtio_device *d, enum pc_transport transport, struct error *err);
+// The machine goes on from what was saved of it, maybe not for the first time: the guest is told (chip/generation.h).
+void pc_new_generation(struct pc *pc);
 // Says what the machine starts with. The source's buffers and strings must outlive the VM.
 void pc_boot(struct pc *pc, const struct boot_source *source);

@@ -130,6 +130,8 @@ int restore_load(const struct restore *r, struct machine *m, struct error *err)
         return -EINVAL;
     vm_pause(&m->vm);
     int e = vm_load(&m->vm, &b, err);
+    if (!e)
+        pc_new_generation(m->pc);
     vm_resume(&m->vm);
     free(b.data);
     if (e)

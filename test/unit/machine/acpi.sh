@@ -31,5 +31,10 @@ for config in '1 0' '2 3' '64 32'; do
     # Slot 1, pin A: PIC line 11 at first, GSI 17 once the system has said that it uses the IOAPIC.
     grep -q '000000000000000B' exec.log || fail "_PRT in PIC mode lacks line 11"
     grep -q '0000000000000011' exec.log || fail "_PRT in APIC mode lacks GSI 17"
+    # The address of the generation, and the event that says that it has changed.
+    acpiexec -b 'execute \_SB.VGEN.ADDR; execute \_SB.GED0._CRS; execute \_SB.GED0._EVT 5' dsdt.aml >event.log 2>&1 ||
+        { cat event.log; fail "acpiexec failed"; }
+    grep -q '00000000000FF000' event.log || fail "ADDR is not the generation's"
+    grep -q 'Received a Device Notify on \[VGEN\].*Value 0x80' event.log || { cat event.log; fail "_EVT does not notify"; }
     cd /
 done

@@ -75,6 +75,8 @@ int main(int argc, char **argv)
         .pci_io_high = {0xd00, 0xf300},
         .pci_mmio32 = {0xc0000000, 0x20000000},
         .pci_mmio64 = {0x1000000000, 0x1000000000},
+        .generation = 0xff000,
+        .generation_gsi = 5,
         .pci_gsi = gsi,
         .pci_irq = irq,
         .serials = 2,
