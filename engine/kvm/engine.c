@@ -139,6 +139,7 @@ static int host_open(enum engine_apics apics, struct engine_host **out, struct e
         return error_set(err, ENOMEM, "engine kvm: no memory");
     h->base.ops = &engine_kvm;
     h->vm = -1;
+    h->ring_entries = KVM_RING_ENTRIES;
     h->dev = open_device(err);
     int e = h->dev < 0 ? h->dev : create_machine(h, err);
     if (!e && !(h->supported = kvm_cpuid_ask(h->dev, err)))
@@ -170,6 +171,8 @@ static int create(struct kvm_vm *vm, struct kvm_host *h, struct error *err)
     ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
     ioctl(vm->fd, KVM_SET_TSS_ADDR, identity + KVM_PAGE);
     drop_quirks(vm);
+    if (h->ring_entries)
+        kvm_rings_prepare(vm, h->ring_entries);
     if (vm->base.own_apic)
         e = kvm_apic_prepare(vm, err);
     else
@@ -237,6 +240,7 @@ static void vm_stats(struct engine_vm *e, engine_stat_fn emit, void *ctx)
     for (unsigned n = 0; n < KVM_SLOTS; n++)
         used += KVM_VM(e)->slot[n].size != 0;
     emit(ctx, "memory_regions", used);
+    emit(ctx, "dirty_ring_entries", KVM_VM(e)->ring_entries);
     emit(ctx, "messages", KVM_VM(e)->messages);
     emit(ctx, "routings", KVM_VM(e)->routings);
 }

@@ -93,6 +93,9 @@ enum kvm_outcome kvm_exit(struct kvm_vcpu *v, struct error *err)
         if (KVM_UP(v)->eoi)
             KVM_UP(v)->eoi(v->base.owner, run->eoi.vector);
         return KVM_GO_ON;
+    case KVM_EXIT_DIRTY_RING_FULL:
+        kvm_ring_full(v);
+        return KVM_GO_ON;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
         v->windows++;
         return KVM_GO_ON;

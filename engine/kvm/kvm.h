@@ -10,9 +10,9 @@
 // it at the beginning of the next KVM_RUN. Until then (`unfinished`) its state means nothing and nothing can be
 // injected. kvm_settle() finishes it and runs no further instruction; run() never returns without.
 //
-// Files: engine.c the table of functions, vcpu.c making and breaking, cpuid.c the model, memory.c slots and dirty log,
-// apic.c the kernel's local APICs, run.c the loop and what happens between instructions, exit.c the reasons for which
-// KVM_RUN returns, msr.c, state.c, clock.c the time stamp counter, tell.c errors and the trace.
+// Files: engine.c the table of functions, vcpu.c making and breaking, cpuid.c the model, memory.c slots, dirty.c what
+// was written, apic.c the kernel's local APICs, run.c the loop and what happens between instructions, exit.c the
+// reasons for which KVM_RUN returns, msr.c, state.c, clock.c the time stamp counter, tell.c errors and the trace.
 //
 // Two things a guest can see of the vendor beneath: SYSCALL, SYSRET, SYSENTER and SYSEXIT do outside of what both
 // vendors share as the host's CPU does; and on VMX, MWAIT does not raise #UD (cpuid.c says why).
@@ -25,7 +25,7 @@
 #include <pthread.h>
 #include <sys/ioctl.h>
 
-enum { KVM_PAGE = 4096, KVM_SLOTS = 64, KVM_REASONS = 40 };
+enum { KVM_PAGE = 4096, KVM_SLOTS = 64, KVM_REASONS = 40, KVM_RING_ENTRIES = 4096 };
 
 struct kvm_slot {
     uint64_t gpa, size; // size 0: free
@@ -38,7 +38,8 @@ struct kvm_slot {
 // put to a machine, and making one and removing it again takes longer than all the rest of a start.)
 struct kvm_host {
     struct engine_host base;
-    int dev, vm; // vm: -1 if it was taken
+    int dev, vm;           // vm: -1 if it was taken
+    unsigned ring_entries; // of each vCPU's dirty ring, a power of two; 0: bitmaps
     struct kvm_cpuid2 *supported;
 };
 
@@ -51,6 +52,8 @@ struct kvm_vm {
     pthread_mutex_t lock;                // guards slot and logging
     struct kvm_slot slot[KVM_SLOTS];
     _Atomic bool logging;
+    unsigned ring_entries;       // 0: there are no dirty rings
+    struct kvm_vcpu *vcpus;      // that have one; guarded by lock
     _Atomic uint64_t tsc_offset; // where the owner's clock is not the host's TSC plus a number (clock.c)
 };
 
@@ -61,8 +64,11 @@ struct kvm_vcpu {
     struct kvm_run *run; // shared with the kernel
     // The MSRs (the kernel has copies of those that act by themselves), and as much of the rest as msr.c needs.
     struct cpu_state s;
-    uint64_t efer_hidden; // bits of the guest's EFER that the kernel does not have
-    uint8_t activity;     // with local APICs in the kernel: running or shut down; kvm_activity() knows more
+    struct kvm_dirty_gfn *ring; // shared with the kernel; what we have of it is guarded by vm->lock
+    uint32_t ring_at;
+    struct kvm_vcpu *next; // in vm->vcpus
+    uint64_t efer_hidden;  // bits of the guest's EFER that the kernel does not have
+    uint8_t activity;      // with local APICs in the kernel: running or shut down; kvm_activity() knows more
     bool unfinished;
     bool tpr_stale;      // the local APIC may have another task priority than run->cr8
     uint64_t cr8;        // what both have agreed on
@@ -104,15 +110,29 @@ extern const struct engine_apic_ops kvm_apic_ops;
 // memory.c
 int kvm_map(struct engine_vm *e, uint64_t gpa, uint64_t size, void *host, unsigned flags, struct error *err);
 int kvm_unmap(struct engine_vm *e, uint64_t gpa, uint64_t size, struct error *err);
-void kvm_invalidate(struct engine_vm *e, uint64_t gpa, uint64_t size);
-int kvm_log_start(struct engine_vm *e, struct error *err);
-void kvm_log_stop(struct engine_vm *e);
-int kvm_log_fetch(struct engine_vm *e, uint64_t gpa, uint64_t size, uint64_t *bitmap);
 void kvm_memory_destroy(struct kvm_vm *vm);
 // Copies between guest memory and buf; false, and nothing is copied, if the range is not in one slot (or is to be
 // written and read-only).
 bool kvm_memory_read(struct kvm_vm *vm, uint64_t gpa, void *buf, unsigned size);
 bool kvm_memory_write(struct kvm_vm *vm, uint64_t gpa, const void *buf, unsigned size);
+
+// With vm->lock held: tells the kernel what the slot is now; the slot that holds all of the range, or NULL.
+int kvm_slot_commit(struct kvm_vm *vm, const struct kvm_slot *s, uint64_t size);
+struct kvm_slot *kvm_slot_find(struct kvm_vm *vm, uint64_t gpa, uint64_t size);
+
+// dirty.c
+void kvm_invalidate(struct engine_vm *e, uint64_t gpa, uint64_t size);
+int kvm_log_start(struct engine_vm *e, struct error *err);
+void kvm_log_stop(struct engine_vm *e);
+int kvm_log_fetch(struct engine_vm *e, uint64_t gpa, uint64_t size, uint64_t *bitmap);
+void kvm_rings_prepare(struct kvm_vm *vm, unsigned entries); // before the first vCPU; without them, bitmaps
+int kvm_ring_map(struct kvm_vcpu *v, struct error *err);
+void kvm_ring_unmap(struct kvm_vcpu *v);
+void kvm_ring_full(struct kvm_vcpu *v);
+size_t kvm_bitmap_bytes(uint64_t size); // of a slot of so many bytes
+// With vm->lock held: notes a write; empties all rings into the slots' bitmaps.
+void kvm_slot_note(struct kvm_slot *s, uint64_t gpa, uint64_t size);
+void kvm_log_collect(struct kvm_vm *vm);
 
 // run.c
 enum engine_exit kvm_run(struct engine_vcpu *e, struct error *err);

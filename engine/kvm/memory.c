@@ -1,27 +1,18 @@
-// Guest-physical memory as KVM's slots, and the dirty log.
+// Guest-physical memory as KVM's slots. (What was written to it: dirty.c.)
 //
 // A mapping is one slot. Unmapping part of a mapping removes its slot and makes new ones for what remains: for that
 // moment a vCPU that runs finds nothing there, and exits with an MMIO access to what is memory before and after. Such
 // an access is done here (kvm_memory_read, kvm_memory_write) instead of going up to the devices.
 //
-// Dirty log. KVM has one bitmap per slot, which it hands over whole and clears. Whoever asks may ask for less than a
-// slot, and devices write guest memory too, past KVM: so each slot has a bitmap here as well, into which the kernel's
-// is merged and devices' writes are noted.
-//
-// Source: api.rst [4.35] KVM_SET_USER_MEMORY_REGION, [4.8] KVM_GET_DIRTY_LOG.
+// Source: api.rst [4.35] KVM_SET_USER_MEMORY_REGION.
 #include "engine/kvm/kvm.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-static size_t bitmap_bytes(uint64_t size)
-{
-    return (size / KVM_PAGE + 63) / 64 * 8;
-}
-
 // Tells the kernel what the slot is now.
-static int commit(struct kvm_vm *vm, const struct kvm_slot *s, uint64_t size)
+int kvm_slot_commit(struct kvm_vm *vm, const struct kvm_slot *s, uint64_t size)
 {
     struct kvm_userspace_memory_region r = {
         .slot = (uint32_t)(s - vm->slot),
@@ -47,11 +38,11 @@ static int add(struct kvm_vm *vm, uint64_t gpa, uint64_t size, uint8_t *host, bo
     if (s == vm->slot + KVM_SLOTS)
         return -ENOSPC;
     *s = (struct kvm_slot){.gpa = gpa, .size = size, .host = host, .readonly = readonly};
-    if (vm->logging && !(s->dirty = calloc(1, bitmap_bytes(size)))) {
+    if (vm->logging && !(s->dirty = calloc(1, kvm_bitmap_bytes(size)))) {
         drop(s);
         return -ENOMEM;
     }
-    int e = commit(vm, s, size);
+    int e = kvm_slot_commit(vm, s, size);
     if (e)
         drop(s);
     return e;
@@ -80,8 +71,9 @@ int kvm_map(struct engine_vm *e, uint64_t gpa, uint64_t size, void *host, unsign
 static int cut(struct kvm_vm *vm, struct kvm_slot *s, uint64_t gpa, uint64_t size)
 {
     struct kvm_slot was = *s;
+    kvm_log_collect(vm); // what is in the rings is of the slots as they were
     uint64_t end = was.gpa + was.size, cut_end = gpa + size;
-    int e = commit(vm, s, 0);
+    int e = kvm_slot_commit(vm, s, 0);
     if (e)
         return e;
     drop(s);
@@ -113,7 +105,7 @@ void kvm_memory_destroy(struct kvm_vm *vm)
 // --- access
 
 // The slot that holds all of the range, or NULL. The lock is held.
-static struct kvm_slot *find(struct kvm_vm *vm, uint64_t gpa, uint64_t size)
+struct kvm_slot *kvm_slot_find(struct kvm_vm *vm, uint64_t gpa, uint64_t size)
 {
     for (struct kvm_slot *s = vm->slot; s < vm->slot + KVM_SLOTS; s++)
         if (s->size && gpa >= s->gpa && gpa - s->gpa < s->size && size <= s->size - (gpa - s->gpa))
@@ -121,19 +113,10 @@ static struct kvm_slot *find(struct kvm_vm *vm, uint64_t gpa, uint64_t size)
     return NULL;
 }
 
-static void note(struct kvm_slot *s, uint64_t gpa, uint64_t size)
-{
-    if (!s->dirty || !size)
-        return;
-    uint64_t last = (gpa + size - 1 - s->gpa) / KVM_PAGE;
-    for (uint64_t n = (gpa - s->gpa) / KVM_PAGE; n <= last; n++)
-        s->dirty[n / 64] |= 1ull << n % 64;
-}
-
 bool kvm_memory_read(struct kvm_vm *vm, uint64_t gpa, void *buf, unsigned size)
 {
     pthread_mutex_lock(&vm->lock);
-    const struct kvm_slot *s = find(vm, gpa, size);
+    const struct kvm_slot *s = kvm_slot_find(vm, gpa, size);
     if (s)
         memcpy(buf, s->host + (gpa - s->gpa), size);
     pthread_mutex_unlock(&vm->lock);
@@ -143,97 +126,12 @@ bool kvm_memory_read(struct kvm_vm *vm, uint64_t gpa, void *buf, unsigned size)
 bool kvm_memory_write(struct kvm_vm *vm, uint64_t gpa, const void *buf, unsigned size)
 {
     pthread_mutex_lock(&vm->lock);
-    struct kvm_slot *s = find(vm, gpa, size);
+    struct kvm_slot *s = kvm_slot_find(vm, gpa, size);
     bool good = s && !s->readonly;
     if (good) {
         memcpy(s->host + (gpa - s->gpa), buf, size);
-        note(s, gpa, size);
+        kvm_slot_note(s, gpa, size);
     }
     pthread_mutex_unlock(&vm->lock);
     return good;
-}
-
-// --- the log
-
-void kvm_invalidate(struct engine_vm *e, uint64_t gpa, uint64_t size)
-{
-    struct kvm_vm *vm = KVM_VM(e);
-    if (!atomic_load_explicit(&vm->logging, memory_order_acquire))
-        return; // KVM sees the memory itself, there is nothing to drop
-    pthread_mutex_lock(&vm->lock);
-    struct kvm_slot *s = find(vm, gpa, size);
-    if (s)
-        note(s, gpa, size);
-    pthread_mutex_unlock(&vm->lock);
-}
-
-static void log_end(struct kvm_vm *vm)
-{
-    vm->logging = false;
-    for (struct kvm_slot *s = vm->slot; s < vm->slot + KVM_SLOTS; s++) {
-        if (!s->dirty)
-            continue;
-        free(s->dirty);
-        s->dirty = NULL;
-        commit(vm, s, s->size);
-    }
-}
-
-int kvm_log_start(struct engine_vm *e, struct error *err)
-{
-    struct kvm_vm *vm = KVM_VM(e);
-    int r = 0;
-    pthread_mutex_lock(&vm->lock);
-    vm->logging = true; // first: what a device writes from here on is noted
-    for (struct kvm_slot *s = vm->slot; s < vm->slot + KVM_SLOTS && !r; s++) {
-        if (!s->size || s->dirty)
-            continue;
-        s->dirty = calloc(1, bitmap_bytes(s->size));
-        r = s->dirty ? commit(vm, s, s->size) : -ENOMEM;
-    }
-    if (r)
-        log_end(vm);
-    pthread_mutex_unlock(&vm->lock);
-    return r ? error_set(err, -r, "dirty log: KVM: %s", strerror(-r)) : 0;
-}
-
-void kvm_log_stop(struct engine_vm *e)
-{
-    struct kvm_vm *vm = KVM_VM(e);
-    pthread_mutex_lock(&vm->lock);
-    log_end(vm);
-    pthread_mutex_unlock(&vm->lock);
-}
-
-// What vCPUs have written goes from the kernel's bitmap into ours.
-static int merge(struct kvm_vm *vm, struct kvm_slot *s)
-{
-    uint64_t *fresh = calloc(1, bitmap_bytes(s->size));
-    if (!fresh)
-        return -ENOMEM;
-    struct kvm_dirty_log log = {.slot = (uint32_t)(s - vm->slot), .dirty_bitmap = fresh};
-    int e = ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) < 0 ? -errno : 0;
-    for (size_t n = 0; !e && n < bitmap_bytes(s->size) / 8; n++)
-        s->dirty[n] |= fresh[n];
-    free(fresh);
-    return e;
-}
-
-int kvm_log_fetch(struct engine_vm *e, uint64_t gpa, uint64_t size, uint64_t *bitmap)
-{
-    struct kvm_vm *vm = KVM_VM(e);
-    pthread_mutex_lock(&vm->lock);
-    struct kvm_slot *s = find(vm, gpa, size);
-    int r = s && s->dirty ? merge(vm, s) : -EINVAL;
-    for (uint64_t n = 0; !r && n < size / KVM_PAGE; n++) {
-        uint64_t p = (gpa - s->gpa) / KVM_PAGE + n, bit = 1ull << p % 64;
-        if (n % 64 == 0)
-            bitmap[n / 64] = 0;
-        if (s->dirty[p / 64] & bit) {
-            s->dirty[p / 64] &= ~bit;
-            bitmap[n / 64] |= 1ull << n % 64;
-        }
-    }
-    pthread_mutex_unlock(&vm->lock);
-    return r;
 }

@@ -12,6 +12,7 @@
 void kvm_vcpu_destroy(struct engine_vcpu *e)
 {
     struct kvm_vcpu *v = KVM_VCPU(e);
+    kvm_ring_unmap(v);
     if (v->run)
         munmap(v->run, v->vm->run_size);
     if (v->fd >= 0)
@@ -28,11 +29,14 @@ static int create(struct kvm_vcpu *v, struct error *err)
     if (run == MAP_FAILED)
         return error_set(err, errno, "vCPU %u: KVM's shared page: %s", v->base.id, strerror(errno));
     v->run = run;
+    int e = kvm_ring_map(v, err);
+    if (e)
+        return e;
     v->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
     // Hypercalls that the model's CPUID does not offer are refused.
     struct kvm_enable_cap enforce = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};
     ioctl(v->fd, KVM_ENABLE_CAP, &enforce);
-    int e = kvm_cpuid_set(v, err);
+    e = kvm_cpuid_set(v, err);
     if (!e)
         e = kvm_clock_prepare(v, err);
     if (!e) {

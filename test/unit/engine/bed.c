@@ -249,7 +249,7 @@ static void long_mode(struct bed *b)
 }
 
 static void open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine,
-                        enum engine_apics apics)
+                        enum engine_apics apics, void (*change)(struct engine_host *host))
 {
     struct error e = {""};
     memset(b, 0, sizeof *b);
@@ -265,6 +265,8 @@ static void open_engine(struct bed *b, enum bed_mode mode, const char *model, co
         config.hardware_leaves = (unsigned)leaves;
         b->free = true; // it cannot count
     }
+    if (host && change)
+        change(host);
     if (cpu_model_make(&b->model, model, host_cpuid, &config, &e))
         fail_msg("%s", e.text);
     b->ram = aligned_alloc(4096, BED_RAM);
@@ -301,12 +303,18 @@ static void open_engine(struct bed *b, enum bed_mode mode, const char *model, co
 
 void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine)
 {
-    open_engine(b, mode, model, engine, ENGINE_APICS_CHIPS);
+    open_engine(b, mode, model, engine, ENGINE_APICS_CHIPS, NULL);
+}
+
+void bed_open_changed(struct bed *b, enum bed_mode mode, const struct engine_ops *engine,
+                      void (*change)(struct engine_host *host))
+{
+    open_engine(b, mode, NULL, engine, ENGINE_APICS_CHIPS, change);
 }
 
 void bed_open_own_apic(struct bed *b, enum bed_mode mode, const struct engine_ops *engine)
 {
-    open_engine(b, mode, NULL, engine, ENGINE_APICS_OWN);
+    open_engine(b, mode, NULL, engine, ENGINE_APICS_OWN, NULL);
 }
 
 void bed_open_model(struct bed *b, enum bed_mode mode, const char *model)

@@ -84,6 +84,9 @@ void bed_open(struct bed *b, enum bed_mode mode);
 void bed_open_model(struct bed *b, enum bed_mode mode, const char *model);
 void bed_open_engine(struct bed *b, enum bed_mode mode, const char *model, const struct engine_ops *engine);
 // With local APICs of the engine's own: HLT is the engine's, so a run ends when the guest writes to port BED_END.
+// As bed_open_engine with the default model; `change` sees what the engine has opened before the VM is made from it.
+void bed_open_changed(struct bed *b, enum bed_mode mode, const struct engine_ops *engine,
+                      void (*change)(struct engine_host *host));
 void bed_open_own_apic(struct bed *b, enum bed_mode mode, const struct engine_ops *engine);
 void bed_close(struct bed *b);
 // Puts code at BED_CODE and RIP there.

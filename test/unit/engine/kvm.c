@@ -1,12 +1,13 @@
 // The KVM engine's vCPU at work: exits and their upcalls, kicks, interrupts, errors, memory and the dirty log.
 //
 // The code keeps to what KVM's own emulator can do, so that it runs where KVM is nothing but that, too.
+#include "engine/kvm/kvm.h"
 #include "bed.h"
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { MMIO = 0x80000000, ROM = 0x3f0000, PAGE = 4096 };
+enum { MMIO = 0x80000000, ROM = 0x3f0000, PAGE = 4096, SHORT_RING = 256 };
 
 #define RUN(b, code) (bed_load(b, code, code##_end), bed_run(b))
 
@@ -254,26 +255,69 @@ static void a_triple_fault_is_the_end(void **state)
 
 GUEST(stores, 64, "movl $1, (0x300000); movl $1, (0x310ffe); hlt");
 
+static void without_rings(struct engine_host *host)
+{
+    KVM_HOST(host)->ring_entries = 0;
+}
+
+static void with_short_rings(struct engine_host *host)
+{
+    KVM_HOST(host)->ring_entries = SHORT_RING;
+}
+
+// By rings, where there are any, and by bitmaps.
 static void written_pages_are_told(void **state)
+{
+    (void)state;
+    for (unsigned bitmaps = 0; bitmaps < 2; bitmaps++) {
+        struct bed b;
+        struct error err;
+        uint64_t bits[BED_RAM / PAGE / 64];
+        bed_open_changed(&b, BED_LONG, &engine_kvm, bitmaps ? without_rings : NULL);
+        print_message("%u entries\n", KVM_VM(b.vm)->ring_entries);
+        assert_true(b.vm->ops->log_fetch(b.vm, 0, BED_RAM, bits) < 0); // it is off
+        assert_int_equal(b.vm->ops->log_start(b.vm, &err), 0);
+        RUN(&b, stores);
+        bed_write(&b, 0x320000, 1, 1); // a device
+        assert_int_equal(b.vm->ops->log_fetch(b.vm, 0x300000, 0x100000, bits), 0);
+        assert_int_equal(bits[0], 1ull << 0 | 1ull << 0x10 | 1ull << 0x11 | 1ull << 0x20);
+        assert_int_equal(b.vm->ops->log_fetch(b.vm, 0x300000, 0x100000, bits), 0);
+        assert_int_equal(bits[0], 0);
+        // What was not asked for is still there.
+        assert_int_equal(b.vm->ops->log_fetch(b.vm, BED_CODE, PAGE, bits), 0);
+        assert_int_equal(bits[0] & 1, 1);
+        // And again: what was told is watched again.
+        RUN(&b, stores);
+        assert_int_equal(b.vm->ops->log_fetch(b.vm, 0x301000, 0x80000, bits), 0); // not whole words of bits
+        assert_int_equal(bits[0], 1ull << 0xf | 1ull << 0x10);
+        assert_int_equal(b.vm->ops->log_fetch(b.vm, 0x300000, PAGE, bits), 0);
+        assert_int_equal(bits[0], 1);
+        b.vm->ops->log_stop(b.vm);
+        assert_true(b.vm->ops->log_fetch(b.vm, 0, BED_RAM, bits) < 0);
+        bed_close(&b);
+    }
+}
+
+GUEST(many, 64, "mov $0x100000, %ebx; mov $512, %ecx; 1: incl (%rbx); add $4096, %rbx; dec %ecx; jnz 1b; hlt");
+
+// More pages than a ring holds: nobody has to ask in time.
+static void a_full_ring_loses_nothing(void **state)
 {
     (void)state;
     struct bed b;
     struct error err;
-    uint64_t bits[BED_RAM / PAGE / 64];
-    open_bed(&b, BED_LONG);
-    assert_true(b.vm->ops->log_fetch(b.vm, 0, BED_RAM, bits) < 0); // it is off
+    uint64_t bits[512 / 64];
+    bed_open_changed(&b, BED_LONG, &engine_kvm, with_short_rings);
+    if (!KVM_VM(b.vm)->ring_entries) {
+        bed_close(&b);
+        skip();
+    }
     assert_int_equal(b.vm->ops->log_start(b.vm, &err), 0);
-    RUN(&b, stores);
-    bed_write(&b, 0x320000, 1, 1); // a device
-    assert_int_equal(b.vm->ops->log_fetch(b.vm, 0x300000, 0x100000, bits), 0);
-    assert_int_equal(bits[0], 1ull << 0 | 1ull << 0x10 | 1ull << 0x11 | 1ull << 0x20);
-    assert_int_equal(b.vm->ops->log_fetch(b.vm, 0x300000, 0x100000, bits), 0);
-    assert_int_equal(bits[0], 0);
-    // What was not asked for is still there.
-    assert_int_equal(b.vm->ops->log_fetch(b.vm, BED_CODE, PAGE, bits), 0);
-    assert_int_equal(bits[0] & 1, 1);
-    b.vm->ops->log_stop(b.vm);
-    assert_true(b.vm->ops->log_fetch(b.vm, 0, BED_RAM, bits) < 0);
+    RUN(&b, many);
+    assert_true(KVM_VCPU(b.cpu)->exits[KVM_EXIT_DIRTY_RING_FULL] >= 512 / SHORT_RING);
+    assert_int_equal(b.vm->ops->log_fetch(b.vm, 0x100000, sizeof bits * 8 * PAGE, bits), 0);
+    for (unsigned n = 0; n < 512 / 64; n++)
+        assert_int_equal(bits[n], ~0ull);
     bed_close(&b);
 }
 
@@ -297,6 +341,7 @@ int main(void)
         cmocka_unit_test(code_of_nobody_is_an_error),
         cmocka_unit_test(a_triple_fault_is_the_end),
         cmocka_unit_test(written_pages_are_told),
+        cmocka_unit_test(a_full_ring_loses_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
