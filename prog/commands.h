@@ -9,6 +9,14 @@ struct restore;
 int run_machine(int argc, char **argv, struct restore *restore);
 
 int command_run(int argc, char **argv);
+int command_start(int argc, char **argv);
+int command_ps(int argc, char **argv);
+int command_stop(int argc, char **argv);
+int command_kill(int argc, char **argv);
+int command_pause(int argc, char **argv);
+int command_resume(int argc, char **argv);
+int command_rm(int argc, char **argv);
+int command_inspect(int argc, char **argv);
 int command_image(int argc, char **argv);
 int command_restore(int argc, char **argv);
 int command_doctor(int argc, char **argv);

@@ -113,7 +113,7 @@ static int make_pc(struct machine *m, struct error *err)
         .ram = m->ram.base,
         .ram_size = m->ram.size,
         .cpus = m->o->cpus,
-        .serial = {console_stream(m->console)},
+        .serial = {machine_console(m)},
         .debug_console = m->debugcon ? console_stream(m->debugcon) : NULL,
         .debug_exit = m->o->debug_exit,
     };
@@ -177,7 +177,7 @@ int machine_build(struct machine *m, struct error *err)
 }
 
 struct machine *machine_new(const struct run_options *o, struct log *log, struct loop *loop,
-                            const struct console_keys *keys, struct error *err)
+                            const struct state_dir *dir, const struct console_keys *keys, struct error *err)
 {
     struct machine *m = calloc(1, sizeof *m);
     if (!m) {
@@ -187,6 +187,7 @@ struct machine *machine_new(const struct run_options *o, struct log *log, struct
     m->o = o;
     m->log = log;
     m->loop = loop;
+    m->dir = dir;
     m->keys = *keys;
     m->ram.fd = -1;
     m->since = host_instant_now();

@@ -5,13 +5,14 @@
 // behind its devices, attaches them, and closes them again.
 //
 // Example:
-//     struct machine *m = machine_new(&options, &log, loop, &keys, &err);
+//     struct machine *m = machine_new(&options, &log, loop, &dir, &keys, &err);
 //     if (!machine_build(m, &err)) end = vm_run(&m->vm, &err);
 //     machine_free(m);
 #pragma once
 #include "backend/aio.h"
 #include "backend/console.h"
 #include "backend/disk.h"
+#include "backend/hub.h"
 #include "backend/net.h"
 #include "backend/vsock.h"
 #include "host/clock.h"
@@ -20,6 +21,7 @@
 #include "prog/file.h"
 #include "prog/machine_shares.h"
 #include "prog/options.h"
+#include "prog/state_dir.h"
 #include "vm/vm.h"
 
 struct restore;
@@ -29,13 +31,15 @@ struct machine {
     const struct restore *restore; // the snapshot that it goes on from (prog/restore.h); NULL: it boots
     struct log *log;
     struct loop *loop;
-    struct console_keys keys; // what a terminal's escape keys do
+    const struct state_dir *dir; // NULL: none
+    struct console_keys keys;    // what a terminal's escape keys do
     struct aio *aio;
     struct disk *disk[MAX_DISKS];
     struct net *net[MAX_NETS];
     struct vsock *vsock;
     struct console *console, *hvc, *debugcon;
-    struct host_instant since; // when this was made: the longer ago, the less must clocks wait for each other
+    struct hub *console_hub, *hvc_hub; // NULL: nobody can attach to it
+    struct host_instant since;         // when this was made: the longer ago, the less must clocks wait for each other
     struct host_ram ram;
     struct file kernel, initrd;
     struct cpu_model model;
@@ -47,9 +51,9 @@ struct machine {
     int perf_map;                  // 0: none
 };
 
-// Options, log and loop are the caller's and outlive the machine.
+// Options, log, loop and directory (NULL: none) are the caller's and outlive the machine.
 struct machine *machine_new(const struct run_options *o, struct log *log, struct loop *loop,
-                            const struct console_keys *keys, struct error *err);
+                            const struct state_dir *dir, const struct console_keys *keys, struct error *err);
 // Set m->restore before, for a machine that does not boot. Up to, and with, the first reset: vm_run may follow. On
 // failure machine_free is still the caller's to call; m->vm_made tells whether it got so far that the VM exists.
 int machine_build(struct machine *m, struct error *err);
@@ -65,6 +69,10 @@ struct machine_part {
 
 extern const struct machine_part machine_parts[];
 extern const unsigned machine_parts_count;
+
+// The streams of the serial port and of the virtio console, for the guest's devices.
+struct stream *machine_console(const struct machine *m);
+struct stream *machine_hvc(const struct machine *m);
 
 // For parts: attaches a virtio device where --virtio says, and makes it the machine's.
 int machine_attach_virtio(struct machine *m, struct virtio_device *d, struct error *err);

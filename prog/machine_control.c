@@ -75,6 +75,31 @@ static const struct control_route routes[] = {
     {0},
 };
 
+// --- consoles
+
+static size_t read_hub(void *ctx, uint64_t *position, void *data, size_t size)
+{
+    return hub_read(ctx, position, data, size);
+}
+
+static size_t write_hub(void *ctx, const void *data, size_t size)
+{
+    return hub_type(ctx, data, size);
+}
+
+static void on_hub(void *ctx)
+{
+    control_server_wake(((struct machine_control *)ctx)->server);
+}
+
+static void watch_hubs(struct machine_control *c, void (*fn)(void *ctx))
+{
+    if (c->m->console_hub)
+        hub_watch(c->m->console_hub, fn, c);
+    if (c->m->hvc_hub)
+        hub_watch(c->m->hvc_hub, fn, c);
+}
+
 int machine_control_start(struct machine_control *c, struct machine *m, const struct state_dir *dir, struct error *err)
 {
     struct sockaddr_un address;
@@ -84,13 +109,25 @@ int machine_control_start(struct machine_control *c, struct machine *m, const st
     const struct control_table tables[] = {{routes, c}, {machine_snapshot_routes, c}, {0}};
     _Static_assert(sizeof tables <= sizeof c->tables, "one more area: make room for it");
     memcpy(c->tables, tables, sizeof tables);
+    unsigned n = 0;
+    if (m->console_hub)
+        c->streams[n++] = (struct control_stream){"/console", m->console_hub, read_hub, write_hub};
+    if (m->hvc_hub)
+        c->streams[n++] = (struct control_stream){"/hvc", m->hvc_hub, read_hub, write_hub};
     state_dir_socket(dir, "control.sock", &address);
-    return control_server_start(&c->server, &address, c->tables, NULL, err);
+    int e = control_server_start(&c->server, &address, c->tables, c->streams, err);
+    if (e)
+        return e;
+    watch_hubs(c, on_hub);
+    control_server_wake(c->server); // who attached before that
+    return 0;
 }
 
 void machine_control_stop(struct machine_control *c)
 {
-    if (c->server)
-        control_server_stop(c->server);
+    if (!c->server)
+        return;
+    watch_hubs(c, NULL);
+    control_server_stop(c->server);
     c->server = NULL;
 }

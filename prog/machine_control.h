@@ -5,6 +5,7 @@
 //     POST /pause    stops the CPUs and their clock; a paused machine stays paused
 //     POST /resume
 //     POST /power    {"action": "button"} or {"action": "kill"}
+//     /console, /hvc WebSockets: the serial port and the virtio console
 //
 // An area of its own (snapshots) adds a table of routes to machine_control.c's list, with handlers that get the struct
 // machine_control.
@@ -19,6 +20,7 @@ struct machine_control {
     _Atomic bool paused; // by a user; written on the control thread
     uint64_t started_ns; // host monotonic time
     struct control_table tables[8];
+    struct control_stream streams[3];
     struct control_server *server;
 };
 

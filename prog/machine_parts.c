@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { LOG_BYTES = 4 << 20 }; // that are kept of what one console has printed
+
 // --- disks
 
 static int disks_open(struct machine *m, struct error *err)
@@ -155,6 +157,24 @@ static int rng_attach(struct machine *m, struct error *err)
 
 // --- consoles
 
+// So that others can attach to it, and what it says is kept.
+static int make_hub(struct machine *m, struct console *below, const char *log, struct hub **hub, struct error *err)
+{
+    const struct hub_options o = {
+        .below = console_stream(below), .loop = m->loop, .folder = m->dir->fd, .log = log, .limit = LOG_BYTES};
+    return hub_create(&o, hub, err);
+}
+
+struct stream *machine_console(const struct machine *m)
+{
+    return m->console_hub ? hub_stream(m->console_hub) : console_stream(m->console);
+}
+
+struct stream *machine_hvc(const struct machine *m)
+{
+    return m->hvc_hub ? hub_stream(m->hvc_hub) : console_stream(m->hvc);
+}
+
 static int consoles_open(struct machine *m, struct error *err)
 {
     const struct run_options *o = m->o;
@@ -163,6 +183,10 @@ static int consoles_open(struct machine *m, struct error *err)
         e = console_open(o->hvc, m->loop, &m->keys, &m->hvc, err);
     if (!e && o->debugcon)
         e = console_open("stdout", m->loop, NULL, &m->debugcon, err);
+    if (!e && m->dir)
+        e = make_hub(m, m->console, "console.log", &m->console_hub, err);
+    if (!e && m->dir && m->hvc)
+        e = make_hub(m, m->hvc, "hvc.log", &m->hvc_hub, err);
     if (!e && !strncmp(o->console, "pty", 3))
         fprintf(stderr, "%s: console on %s\n", o->name, console_name(m->console));
     if (!e && o->hvc && !strncmp(o->hvc, "pty", 3))
@@ -175,12 +199,16 @@ static int consoles_attach(struct machine *m, struct error *err)
     struct virtio_device *d;
     if (!m->hvc)
         return 0;
-    int e = virtio_console_create(&m->vm, "virtio-console0", console_stream(m->hvc), &d, err);
+    int e = virtio_console_create(&m->vm, "virtio-console0", machine_hvc(m), &d, err);
     return e ? e : machine_attach_virtio(m, d, err);
 }
 
 static void consoles_close(struct machine *m)
 {
+    if (m->hvc_hub)
+        hub_destroy(m->hvc_hub);
+    if (m->console_hub)
+        hub_destroy(m->console_hub);
     if (m->debugcon)
         console_close(m->debugcon);
     if (m->hvc)

@@ -7,7 +7,15 @@ static const struct {
     const char *name, *help;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"run", "start a virtual machine and stay with it until it ends", command_run},
+    {"run", "start a virtual machine; stay with it until it ends, or leave it in the background (-d)", command_run},
+    {"start", "start machines again that have ended", command_start},
+    {"ps", "list machines", command_ps},
+    {"stop", "press the power button, and kill what has not powered off in time", command_stop},
+    {"kill", "end machines at once", command_kill},
+    {"pause", "stop the CPUs and the clock of machines", command_pause},
+    {"resume", "let paused machines go on", command_resume},
+    {"rm", "remove machines that have ended", command_rm},
+    {"inspect", "tell all about a machine, in JSON", command_inspect},
     {"image", "make, list and remove the images that machines start from", command_image},
     {"restore", "make a machine go on from a snapshot", command_restore},
     {"switch", "connect the network cards of many machines", command_switch},

@@ -43,7 +43,11 @@ static int check(const struct run_options *o, struct error *err)
         return error_set(err, EINVAL, "--net user: there can be only one user network");
     if (o->publishes && !users)
         return error_set(err, EINVAL, "--publish %.80s: needs --net user", o->publish[0].text);
-    bool twice = o->hvc && !strcmp(o->hvc, "stdio") && !strcmp(o->console, "stdio");
+    if (o->remove && !o->detach)
+        return error_set(err, EINVAL, "--rm: needs --detach; in the foreground it is what happens without --keep");
+    if (o->remove && o->keep)
+        return error_set(err, EINVAL, "--rm: there is --keep, too");
+    bool twice = !o->detach && o->hvc && !strcmp(o->hvc, "stdio") && !strcmp(o->console, "stdio");
     return twice ? error_set(err, EINVAL, "--hvc stdio: the serial port has stdio already; give it --console none") : 0;
 }
 
@@ -55,6 +59,11 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct error
     int e = command_line_parse(&run_line, o, argc, argv, err);
     if (!e && check(o, &why))
         e = command_line_wrong(&run_line, err, "%s", why.text);
+    // In the background there is no terminal: the console is there for who attaches.
+    if (o->detach && !strcmp(o->console, "stdio"))
+        o->console = "none";
+    if (o->detach && o->hvc && !strcmp(o->hvc, "stdio"))
+        o->hvc = "none";
     return e;
 }
 

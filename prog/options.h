@@ -34,9 +34,10 @@ struct run_options {
     unsigned publishes;
     struct share_option share[MAX_SHARES];
     unsigned shares;
-    const char *console; // COM1, ttyS0 in Linux
-    const char *hvc;     // virtio console, hvc0 in Linux; NULL: none
-    const char *name;    // NULL: one is chosen (state_dir.h)
+    const char *console;       // COM1, ttyS0 in Linux
+    const char *hvc;           // virtio console, hvc0 in Linux; NULL: none
+    const char *name;          // NULL: one is chosen (state_dir.h)
+    bool detach, keep, remove; // in the background; whether the directory stays when it has ended
     bool no_balloon;
     const char *vsock; // path of the host's socket; NULL: no socket device
     uint32_t vsock_cid;

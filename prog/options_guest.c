@@ -79,7 +79,11 @@ static const struct option guest_options[] = {
 };
 
 static const struct option life_options[] = {
-    {"name", "NAME", "the machine's name, for messages", OPTION_TAKE(take_name)},
+    {"detach", NULL, "start in the background and print the machine's name", FLAG(detach), .letter = 'd'},
+    {"name", "NAME", "the machine's name (default: vm1, vm2, ...: the first that is free)", OPTION_TAKE(take_name)},
+    {"keep", NULL, "keep its directory when it has ended, so that it can be started again (in the background: always)",
+     FLAG(keep)},
+    {"rm", NULL, "with -d: remove its directory when it has ended", FLAG(remove)},
 };
 
 const struct option_group options_boot = OPTION_GROUP("What starts", boot_options);

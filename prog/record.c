@@ -53,9 +53,9 @@ int record_write(const struct state_dir *d, const struct record *r, struct error
         json_decref(words);
         words = json_null();
     }
-    json_t *j = json_pack("{s:i, s:s, s:s*, s:o, s:b, s:I, s:s}", "version", VERSION, "name", d->name, "directory",
-                          r->directory, "arguments", words, "detached", r->detached, "created", (json_int_t)time(NULL),
-                          "trapeze", TRAPEZE_VERSION);
+    json_t *j = json_pack("{s:i, s:s, s:s*, s:o, s:b, s:b, s:I, s:s}", "version", VERSION, "name", d->name, "directory",
+                          r->directory, "arguments", words, "detached", r->detached, "restored", r->restored, "created",
+                          (json_int_t)time(NULL), "trapeze", TRAPEZE_VERSION);
     char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
     json_decref(j);
     int e = text ? state_dir_write(d, "config.json", text, err) : error_set(err, ENOMEM, "%s: out of memory", d->name);
@@ -91,7 +91,7 @@ int record_read(const struct state_dir *d, struct record **out, struct error *er
     if (!j)
         return error_set(err, EINVAL, "%s/config.json: line %d: %s", d->path, why.line, why.text);
     struct record *r = calloc(1, sizeof *r);
-    int version = 0, detached = 0;
+    int version = 0, detached = 0, restored = 0;
     const char *directory = NULL;
     json_t *words = NULL;
     if (!r) {
@@ -100,8 +100,8 @@ int record_read(const struct state_dir *d, struct record **out, struct error *er
     }
     r->json = j;
     int e = 0;
-    if (json_unpack(j, "{s:i, s?:s, s:o, s?:b}", "version", &version, "directory", &directory, "arguments", &words,
-                    "detached", &detached) ||
+    if (json_unpack(j, "{s:i, s?:s, s:o, s?:b, s?:b}", "version", &version, "directory", &directory, "arguments",
+                    &words, "detached", &detached, "restored", &restored) ||
         version != VERSION)
         e = error_set(err, EINVAL, "%s/config.json: it is not what this version of trapeze writes", d->path);
     else if (json_is_null(words) || !directory)
@@ -110,6 +110,7 @@ int record_read(const struct state_dir *d, struct record **out, struct error *er
     else if (take_words(r, words) || !(r->directory = strdup(directory)))
         e = error_set(err, EINVAL, "%s/config.json: \"arguments\" must be a list of strings", d->path);
     r->detached = detached;
+    r->restored = restored;
     if (e) {
         record_free(r);
         return e;

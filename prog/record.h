@@ -16,7 +16,8 @@ struct record {
     char **arguments; // of `trapeze run`, without what only says how this start is made; NULL at the end
     int count;
     bool detached;
-    json_t *json; // all of it
+    bool restored; // it went on from a snapshot
+    json_t *json;  // all of it
 };
 
 // The words are copied. An argument that is no UTF-8 can't be kept: then the machine runs, but can't be started again,

@@ -1,0 +1,202 @@
+// Commands that change how a machine lives: stop, kill, rm, pause, resume. Each takes several names, goes on after one
+// that fails, and then ends with 1.
+#include "prog/commands.h"
+#include "prog/vm_options.h"
+#include "prog/vm_view.h"
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { STOP_SECONDS = 30, KILL_SECONDS = 10 };
+
+typedef int act(const struct vm_options *o, struct state_dir *d, struct error *err);
+
+// Does it with every machine that is named; names of those with which it went well go to standard output.
+static int each(const struct command_line *line, const struct vm_options *o, act *fn)
+{
+    int status = STATUS_OK;
+    for (unsigned i = 0; i < o->names; i++) {
+        struct state_dir d;
+        struct error err;
+        int e = state_dir_open(&d, o->name[i], &err);
+        if (!e) {
+            e = fn(o, &d, &err);
+            state_dir_close(&d);
+        }
+        if (e)
+            status = vm_fail(line, err.text);
+        else
+            puts(o->name[i]);
+    }
+    return status;
+}
+
+static int power(const struct state_dir *d, const char *action, struct error *err)
+{
+    json_t *body = json_pack("{s:s}", "action", action);
+    int e = vm_ask(d, "POST", "/power", body, NULL, err);
+    json_decref(body);
+    return e;
+}
+
+static const struct option_group *const plain[] = {&vm_help_option, NULL};
+
+// --- pause and resume
+
+static int pause_one(const struct vm_options *o, struct state_dir *d, struct error *err)
+{
+    (void)o;
+    return vm_ask(d, "POST", "/pause", NULL, NULL, err);
+}
+
+static int resume_one(const struct vm_options *o, struct state_dir *d, struct error *err)
+{
+    (void)o;
+    return vm_ask(d, "POST", "/resume", NULL, NULL, err);
+}
+
+int command_pause(int argc, char **argv)
+{
+    static const struct command_line line = {
+        .command = "pause",
+        .usage = "pause NAME...\nStop the CPUs and the clock of machines, until they are resumed.",
+        .after = "Example: trapeze pause web && trapeze resume web\n",
+        .groups = plain,
+    };
+    struct vm_options o = {0};
+    int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
+    return status >= 0 ? status : each(&line, &o, pause_one);
+}
+
+int command_resume(int argc, char **argv)
+{
+    static const struct command_line line = {
+        .command = "resume",
+        .usage = "resume NAME...\nLet machines go on that were paused.",
+        .after = "Example: trapeze resume web\n",
+        .groups = plain,
+    };
+    struct vm_options o = {0};
+    int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
+    return status >= 0 ? status : each(&line, &o, resume_one);
+}
+
+// --- stop and kill
+
+// Ends the process that has the machine, if need be without its help.
+static int end_process(const struct state_dir *d, struct error *err)
+{
+    struct error ignored;
+    if (power(d, "kill", &ignored) == 0 && vm_wait_end(d, KILL_SECONDS))
+        return 0;
+    pid_t pid = state_dir_owner(d);
+    int process = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    // Held by the descriptor the number can't pass to another process; and it was the owner's at this moment still.
+    if (process >= 0 && state_dir_owner(d) == pid)
+        syscall(SYS_pidfd_send_signal, process, SIGKILL, NULL, 0);
+    if (process >= 0)
+        close(process);
+    return vm_wait_end(d, KILL_SECONDS) ? 0 : error_set(err, ETIMEDOUT, "%s: its process does not end", d->name);
+}
+
+static int kill_one(const struct vm_options *o, struct state_dir *d, struct error *err)
+{
+    (void)o;
+    return state_dir_owner(d) ? end_process(d, err) : error_set(err, ESRCH, "%s: the machine is not running", d->name);
+}
+
+static int stop_one(const struct vm_options *o, struct state_dir *d, struct error *err)
+{
+    if (!state_dir_owner(d))
+        return error_set(err, ESRCH, "%s: the machine is not running", d->name);
+    struct error why;
+    // A paused guest would not notice the button.
+    int e = vm_ask(d, "POST", "/resume", NULL, NULL, &why);
+    if (!e)
+        e = power(d, "button", &why);
+    if (e == -ESRCH || (!e && vm_wait_end(d, (double)o->time)))
+        return 0;
+    return end_process(d, err);
+}
+
+// The buttons of all are pressed first: they power off at the same time.
+static void press_all(const struct vm_options *o)
+{
+    for (unsigned i = 0; i < o->names && o->names > 1; i++) {
+        struct state_dir d;
+        struct error ignored;
+        if (state_dir_open(&d, o->name[i], &ignored))
+            continue;
+        if (vm_ask(&d, "POST", "/resume", NULL, NULL, &ignored) == 0)
+            power(&d, "button", &ignored);
+        state_dir_close(&d);
+    }
+}
+
+int command_stop(int argc, char **argv)
+{
+    static const struct option_group *const groups[] = {&vm_time_option, &vm_help_option, NULL};
+    static const struct command_line line = {
+        .command = "stop",
+        .usage = "stop [--time SECONDS] NAME...\nPress the power button of machines, and kill those that have not "
+                 "powered off after a while.",
+        .after = "Example: trapeze stop --time 60 web db\n",
+        .groups = groups,
+    };
+    struct vm_options o = {.time = STOP_SECONDS};
+    int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
+    if (status >= 0)
+        return status;
+    press_all(&o);
+    return each(&line, &o, stop_one);
+}
+
+int command_kill(int argc, char **argv)
+{
+    static const struct command_line line = {
+        .command = "kill",
+        .usage = "kill NAME...\nEnd machines at once, as if their power failed.",
+        .after = "Example: trapeze kill web\n",
+        .groups = plain,
+    };
+    struct vm_options o = {0};
+    int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
+    return status >= 0 ? status : each(&line, &o, kill_one);
+}
+
+// --- rm
+
+static int rm_one(const struct vm_options *o, struct state_dir *d, struct error *err)
+{
+    if (state_dir_owner(d)) {
+        if (!o->force)
+            return error_set(err, EBUSY, "%s: the machine is running; stop it first, or give --force", d->name);
+        int e = end_process(d, err);
+        if (e)
+            return e;
+    }
+    int e = state_dir_remove(d, err);
+    return e == -ENOENT && o->force ? 0 : e; // a temporary one's directory goes with it
+}
+
+static const struct option rm_options[] = {
+    {"force", NULL, "kill it first if it runs", VM_FLAG(force), .letter = 'f'},
+};
+static const struct option_group rm_group = OPTION_GROUP(NULL, rm_options);
+
+int command_rm(int argc, char **argv)
+{
+    static const struct option_group *const groups[] = {&rm_group, &vm_help_option, NULL};
+    static const struct command_line line = {
+        .command = "rm",
+        .usage = "rm [-f] NAME...\nRemove machines that have ended: their directories, with logs and overlays. Images "
+                 "and disks\nstay.",
+        .after = "Example: trapeze stop web && trapeze rm web\n",
+        .groups = groups,
+    };
+    struct vm_options o = {0};
+    int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
+    return status >= 0 ? status : each(&line, &o, rm_one);
+}
