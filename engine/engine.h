@@ -186,8 +186,8 @@ struct engine_ops {
     int (*unmap)(struct engine_vm *vm, uint64_t gpa, uint64_t size, struct error *err);
     // Somebody other than a vCPU (a device) wrote to guest memory: drop what was derived from the old contents.
     void (*invalidate)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
-    // The same for whole pages whose contents became zero because the host took its memory back (a balloon): it comes
-    // again when the pages are touched. NULL: as `invalidate`.
+    // The same for whole pages whose contents changed because the host took its memory back (a balloon): it comes again
+    // when the pages are touched. NULL: as `invalidate`.
     void (*discarded)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
     // Dirty pages. log_start begins logging; log_fetch sets one bit per 4096 bytes page written since the last fetch
     // (bit 0 is gpa) and starts afresh.

@@ -142,10 +142,13 @@ void host_ram_destroy(struct host_ram *m)
     *m = (struct host_ram){.fd = -1};
 }
 
-int host_memory_discard(void *at, uint64_t size)
+int host_memory_discard(void *at, uint64_t size, bool zero)
 {
-    // madvise(2), MADV_REMOVE: the file's blocks go, as by fallocate's PUNCH_HOLE, but named by address.
-    return madvise(at, size, MADV_REMOVE) ? -errno : 0;
+    // madvise(2), MADV_REMOVE: the file's blocks go, as by fallocate's PUNCH_HOLE, but named by address. On private
+    // mappings it fails, so that no file of others loses anything.
+    if (!madvise(at, size, MADV_REMOVE) || (!zero && !madvise(at, size, MADV_DONTNEED)))
+        return 0;
+    return -errno;
 }
 
 void host_memory_populate(void *at, uint64_t size)

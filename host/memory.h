@@ -33,9 +33,9 @@ void host_ram_destroy(struct host_ram *m);            // gives it back to the ho
 // a page fault for each. No matter if it fails, or if it is not worth it.
 void host_memory_populate(void *at, uint64_t size);
 
-// Gives the memory behind [at, at + size), whole pages, back to the host, in every process that maps it: from then on
-// it reads as zero. Only shared memory (a memfd mapped MAP_SHARED) can be given back so that it is zero for certain;
-// anything else is left as it is. 0 or negative errno.
-int host_memory_discard(void *at, uint64_t size);
+// Gives the memory behind [at, at + size), whole pages, back to the host. Shared memory (a memfd mapped MAP_SHARED)
+// goes in every process that maps it, and reads as zero from then on. A private mapping shows again what was behind it
+// before it was written: with `zero` it is left as it is instead. 0 or negative errno.
+int host_memory_discard(void *at, uint64_t size, bool zero);
 
 uint64_t host_memory_available(void); // bytes that could be used now without killing anybody; UINT64_MAX if unknown

@@ -1,6 +1,7 @@
 // See machine_control.h.
 #include "prog/machine_control.h"
 #include "host/clock.h"
+#include "prog/machine_balloon.h"
 #include "prog/machine_json.h"
 #include "prog/machine_snapshot.h"
 #include <errno.h>
@@ -106,7 +107,7 @@ int machine_control_start(struct machine_control *c, struct machine *m, const st
     c->m = m;
     c->dir = dir;
     c->started_ns = host_monotonic_ns();
-    const struct control_table tables[] = {{routes, c}, {machine_snapshot_routes, c}, {0}};
+    const struct control_table tables[] = {{routes, c}, {machine_snapshot_routes, c}, {machine_balloon_routes, c}, {0}};
     _Static_assert(sizeof tables <= sizeof c->tables, "one more area: make room for it");
     memcpy(c->tables, tables, sizeof tables);
     unsigned n = 0;

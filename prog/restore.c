@@ -74,6 +74,8 @@ int restore_options(struct restore *r, struct run_options *o, const char *overla
         o->net[n].has_mac = true;
         memcpy(o->net[n].mac, m->mac[n], sizeof m->mac[n]);
     }
+    if (o->shares) // virtiofsd maps it
+        r->copy_memory = true;
     int e = 0;
     for (unsigned n = 0; n < o->disks && !e; n++)
         e = replace_disk(r, n, &o->disk[n], overlays, err);

@@ -9,8 +9,9 @@
 //     statistics  out: [tag16 value64]...           what the guest knows of its memory
 //     reporting   in:  [buffer] [buffer]            these buffers are free memory; their contents are of no interest
 //
-// What is discarded reads as zero afterwards. A guest that fills its free memory with something else and counts on it
-// says so (PAGE_POISON): then reports are taken note of and nothing is discarded (5.5.6.5).
+// A guest that fills its free memory with something and counts on finding it there says so (PAGE_POISON, 5.5.6.5). If
+// that is zero, what is discarded must read so; if it is anything else, reports are taken note of and nothing is
+// discarded.
 //
 // Statistics. The driver offers one buffer; giving it back makes it write a new one (5.5.6.3). We take the buffer, read
 // it and leave it in the ring as if it had not been taken, so that no chain is with us while the machine is saved. Who
@@ -87,7 +88,7 @@ struct run { // of pages with consecutive numbers
 static void discard(struct virtio_balloon *b, struct run *r)
 {
     if (r->count)
-        b->inflated += vm_ram_discard(b->virtio.dev.vm, r->first * PAGE, r->count * PAGE);
+        b->inflated += vm_ram_discard(b->virtio.dev.vm, r->first * PAGE, r->count * PAGE, false);
     r->count = 0;
 }
 
@@ -128,11 +129,12 @@ static void inflate(struct virtio_balloon *b, unsigned queue)
 static void take_report(struct virtio_balloon *b, unsigned queue)
 {
     const struct virtq_chain *c = &b->chain;
-    if (virtio_has(&b->virtio, BALLOON_F_PAGE_POISON) && b->config.poison_val)
+    bool poison = virtio_has(&b->virtio, BALLOON_F_PAGE_POISON);
+    if (poison && b->config.poison_val)
         return;
     for (unsigned i = 0; i < c->in; i++) {
         const struct virtq_buffer *f = &c->buffer[c->out + i];
-        b->reported += vm_ram_discard(b->virtio.dev.vm, f->gpa, f->len);
+        b->reported += vm_ram_discard(b->virtio.dev.vm, f->gpa, f->len, poison);
         virtio_spend(&b->virtio, queue, f->len / PAGE / PAGES_PER_CHAIN);
     }
 }

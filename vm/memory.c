@@ -64,7 +64,7 @@ void vm_ram_written(struct vm *vm, uint64_t gpa, uint64_t size)
         vm->engine_ops->invalidate(vm->engine, gpa, size);
 }
 
-uint64_t vm_ram_discard(struct vm *vm, uint64_t gpa, uint64_t size)
+uint64_t vm_ram_discard(struct vm *vm, uint64_t gpa, uint64_t size, bool zero)
 {
     const struct vm_memory *m = &vm->memory;
     uint64_t end = gpa + size < gpa ? UINT64_MAX : gpa + size, done = 0;
@@ -75,7 +75,7 @@ uint64_t vm_ram_discard(struct vm *vm, uint64_t gpa, uint64_t size)
             continue;
         from = (from + PAGE - 1) & ~(uint64_t)(PAGE - 1);
         to &= ~(uint64_t)(PAGE - 1);
-        if (from >= to || host_memory_discard(r->host + (from - r->gpa), to - from))
+        if (from >= to || host_memory_discard(r->host + (from - r->gpa), to - from, zero))
             continue;
         if (vm->engine_ops->discarded)
             vm->engine_ops->discarded(vm->engine, from, to - from);

@@ -35,10 +35,10 @@ void *vm_ram(const struct vm *vm, uint64_t gpa, uint64_t size, bool write);
 // Longest piece of RAM from gpa on, at most size bytes; *len is how much. NULL if gpa is no RAM.
 void *vm_ram_span(const struct vm *vm, uint64_t gpa, uint64_t size, bool write, uint64_t *len);
 void vm_ram_written(struct vm *vm, uint64_t gpa, uint64_t size);
-// The guest does without the contents of [gpa, gpa+size): the whole pages of writable RAM in there go back to the host
-// and read as zero. Returns how many bytes those were; 0 also where the host's memory is of a kind that can't be given
-// back.
-uint64_t vm_ram_discard(struct vm *vm, uint64_t gpa, uint64_t size);
+// The guest does without the contents of [gpa, gpa+size): the whole pages of writable RAM in there go back to the host.
+// They read as zero then, or, in a machine that was restored from a snapshot and if not `zero`, as what they were in
+// there. Returns how many bytes those were.
+uint64_t vm_ram_discard(struct vm *vm, uint64_t gpa, uint64_t size, bool zero);
 uint64_t vm_ram_size(const struct vm *vm); // all that is writable, in bytes
 
 bool vm_read(const struct vm *vm, uint64_t gpa, void *buf, size_t size);

@@ -157,6 +157,23 @@ static void poisoned_memory_is_left_alone(void **state)
     end(&b);
 }
 
+// The memory of a restored machine is a private mapping.
+static void private_memory_goes_unless_it_must_be_zero(void **state)
+{
+    struct balloon_bed b;
+    begin(&b, state);
+    start(&b, ALL, 4);
+    uint8_t *page = b.bed.f.ram + (2 << 20); // this one is
+    struct driver_desc report = {2 << 20, PAGE, DESC_WRITE, 0};
+    memset(page, 0x77, PAGE);
+    exchange(&b, REPORTING, report);
+    assert_int_equal(page[5], 0x77);
+    start(&b, F_REPORTING, 3);
+    exchange(&b, 2, report);
+    assert_int_equal(page[5], 0); // what was behind it is nothing, here
+    end(&b);
+}
+
 // Queues that exist have no gaps between them.
 static void reporting_follows_deflate_if_there_are_no_statistics(void **state)
 {
@@ -271,6 +288,7 @@ int main(void)
         ON_BOTH(pages_that_are_none_are_passed_over),
         ON_BOTH(free_memory_is_reported),
         ON_BOTH(poisoned_memory_is_left_alone),
+        ON_BOTH(private_memory_goes_unless_it_must_be_zero),
         ON_BOTH(reporting_follows_deflate_if_there_are_no_statistics),
         ON_BOTH(the_target_reaches_the_guest),
         ON_BOTH(statistics_are_asked_for),
