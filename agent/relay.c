@@ -15,7 +15,8 @@ void relay_init(struct relay *r, int fd)
     for (unsigned n = 0; n < AGENT_STREAMS; n++) {
         r->source[n] = (struct relay_source){.fd = -1, .window = AGENT_WINDOW};
         r->sink[n].fd = -1;
-        r->sink[n].ended = r->sink[n].broken = false;
+        r->sink[n].ended = false;
+        r->sink[n].broken = 0;
         r->sink[n].handed_on = r->sink[n].start = r->sink[n].size = 0;
     }
     r->draining = false;
@@ -96,7 +97,7 @@ static void write_sink(struct relay *r, unsigned n)
     if (done < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (done < 0) {
-        s->broken = true;
+        s->broken = errno;
         done = (ssize_t)size;
     }
     s->start = (s->start + (uint32_t)done) % AGENT_WINDOW;

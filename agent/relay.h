@@ -21,7 +21,7 @@ struct relay_sink {
     int fd;             // -1: there is none, or it has been ended
     bool polite;        // the descriptor may be somebody else's, too: it blocks, and is given little at once
     bool ended;         // no more will come
-    bool broken;        // nobody reads there: what comes is thrown away
+    int broken;         // nobody reads there (errno): what comes is thrown away
     uint32_t handed_on; // and not yet granted anew
     uint32_t start, size;
     uint8_t buffer[AGENT_WINDOW];

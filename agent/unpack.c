@@ -36,6 +36,8 @@ struct entry {
 
 static int fail(struct unpacker *u, int code, const char *name, const char *why)
 {
+    if (!u->depth)
+        name = ""; // it goes by the path
     return error_set(u->err, code, "%.160s%s%.60s: %s", u->path, *name ? ": " : "", name, why);
 }
 
@@ -147,11 +149,12 @@ static int get_contents(struct unpacker *u, int fd, const char *name)
     uint64_t left;
     int e;
     while (!(e = get_number(u, &left, 4)) && left)
-        while (left && !e) {
+        while (left) {
             if ((e = fill(u)))
                 return e;
             size_t n = u->end - u->start < left ? u->end - u->start : (size_t)left;
-            e = write_all(u, fd, name, n);
+            if ((e = write_all(u, fd, name, n)))
+                return e;
             left -= n;
         }
     return e;

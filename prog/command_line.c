@@ -91,12 +91,13 @@ static int take_word(const struct command_line *c, void *into, char *word, struc
 int command_line_parse(const struct command_line *c, void *into, int argc, char **argv, struct error *err)
 {
     bool words = false;
+    unsigned count = 0;
     for (int i = 0; i < argc; i++) {
         char *a = argv[i];
         int e;
         if (words || a[0] != '-' || !a[1]) {
             e = take_word(c, into, a, err);
-            words |= c->rest_is_words;
+            words |= c->rest_is_words && count++ == c->names;
         } else if (!strcmp(a, "--")) {
             words = true;
             continue;

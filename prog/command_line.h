@@ -48,6 +48,7 @@ struct command_line {
     // A word that is no option and no option's value. NULL: there may be none.
     int (*word)(void *into, char *word, struct error *err);
     bool rest_is_words; // after the first word there are no more options: a command with its own
+    unsigned names;     // that many words come before that first one
 };
 
 // argv[0] is the first argument after the command's name. Strings that options keep point into argv.

@@ -19,5 +19,8 @@ int command_rm(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_image(int argc, char **argv);
 int command_restore(int argc, char **argv);
+int command_exec(int argc, char **argv);
+int command_cp(int argc, char **argv);
+int command_connect(int argc, char **argv);
 int command_doctor(int argc, char **argv);
 int command_switch(int argc, char **argv);

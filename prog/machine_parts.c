@@ -8,7 +8,9 @@
 #include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
+#include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
@@ -231,7 +233,14 @@ static int balloon_attach(struct machine *m, struct error *err)
 
 static int vsock_open(struct machine *m, struct error *err)
 {
-    return m->o->vsock ? vsock_unix_open(m->o->vsock, &m->vsock, err) : 0;
+    char path[PATH_MAX];
+    if (m->o->vsock)
+        return vsock_unix_open(m->o->vsock, &m->vsock, err);
+    if (m->o->no_vsock || !m->dir)
+        return 0;
+    if ((size_t)snprintf(path, sizeof path, "%s/vsock.sock", m->dir->path) >= sizeof path)
+        return error_set(err, ENAMETOOLONG, "%.160s/vsock.sock: %s", m->dir->path, strerror(ENAMETOOLONG));
+    return vsock_unix_open(path, &m->vsock, err);
 }
 
 static int vsock_attach(struct machine *m, struct error *err)

@@ -19,6 +19,9 @@ static const struct {
     {"image", "make, list and remove the images that machines start from", command_image},
     {"restore", "make a machine go on from a snapshot", command_restore},
     {"switch", "connect the network cards of many machines", command_switch},
+    {"exec", "run a program in a machine's guest", command_exec},
+    {"cp", "copy files to a machine's guest or from there", command_cp},
+    {"connect", "connect standard input and output to a port in a machine's guest", command_connect},
     {"doctor", "tell what this host offers and which engine is taken", command_doctor},
 };
 

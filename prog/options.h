@@ -39,8 +39,9 @@ struct run_options {
     const char *name;          // NULL: one is chosen (state_dir.h)
     bool detach, keep, remove; // in the background; whether the directory stays when it has ended
     bool no_balloon;
-    const char *vsock; // path of the host's socket; NULL: no socket device
+    const char *vsock; // path of the host's socket; NULL: in the machine's own folder
     uint32_t vsock_cid;
+    bool no_vsock;
     bool virtio_mmio; // transport of virtio devices: mmio, not pci
     bool debug_exit, debugcon;
     bool no_reboot;

@@ -133,7 +133,8 @@ static int take_vsock(void *into, char *v, struct error *err)
     struct run_options *o = into;
     char *comma = strrchr(v, ',');
     uint64_t cid = VSOCK_CID_FIRST;
-    if (!strcmp(v, "none")) {
+    o->no_vsock = !strcmp(v, "none");
+    if (o->no_vsock) {
         o->vsock = NULL;
         return 0;
     }
@@ -176,7 +177,8 @@ static const struct option device_options[] = {
      OPTION_TAKE(take_share)},
     {"balloon", "on|off", "whether memory that the guest frees goes back to the host (default on)",
      OPTION_TAKE(take_balloon)},
-    {"vsock", "PATH[,cid=N]|none", "sockets between guest and host, which meet at the unix socket PATH",
+    {"vsock", "PATH[,cid=N]|none",
+     "sockets between guest and host: where they meet (default: vsock.sock in the machine's directory)",
      OPTION_TAKE(take_vsock)},
     {"virtio", "pci|mmio", "how virtio devices are attached (default pci)", OPTION_TAKE(take_virtio)},
 };
