@@ -267,6 +267,25 @@ static bool access_constant(struct dbt_translation *t, unsigned index, const str
     return true;
 }
 
+static bool pushes(const struct dbt_insn *i)
+{
+    return i->class == CLASS_PUSH || i->class == CLASS_CALL || i->class == CLASS_CALL_INDIRECT;
+}
+
+static bool on_stack(const struct dbt_mem *m)
+{
+    return m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32;
+}
+
+// `call *0x10c8(%rsp)`: what it pushes and what it reads are not within one window. What it reads is then an access
+// like any other.
+static bool far_operand(const struct dbt_insn *i)
+{
+    const struct dbt_mem *m = &i->mem;
+    int32_t disp = (int32_t)m->disp;
+    return m->present && on_stack(m) && pushes(i) && (disp > STACK_SPAN - 64 || disp < -STACK_SPAN);
+}
+
 // BT and its like with a register as bit number access the operand-size unit that has the bit, anywhere around the
 // operand. That unit is what is checked; with the addend of its page the host's instruction then finds it by itself.
 static bool access_bits(struct dbt_translation *t, unsigned index, const struct dbt_mem *m, struct dbt_place *p)
@@ -303,7 +322,8 @@ bool dbt_access(struct dbt_translation *t, unsigned index, const struct dbt_mem 
     if (t->insn[index].bit_string)
         return access_bits(t, index, m, p);
     bool constant = m->base == NO_REG && m->index == NO_REG && !m->seg;
-    if (m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32 && !(t->key & DBT_KEY_SPLIT)) {
+    bool far = m == &t->insn[index].mem && far_operand(&t->insn[index]);
+    if (on_stack(m) && !far && !(t->key & DBT_KEY_SPLIT)) {
         dbt_stack_check(t, index);
         *p = (struct dbt_place){CPU_RSP, NO_REG, 1, (int32_t)m->disp};
         return true;
@@ -341,8 +361,7 @@ static bool stack_bytes(const struct dbt_insn *i, int32_t *low, int32_t *high)
     bool any = false;
     *low = INT32_MAX;
     *high = INT32_MIN;
-    bool pushes = i->class == CLASS_PUSH || i->class == CLASS_CALL || i->class == CLASS_CALL_INDIRECT;
-    if (pushes || (i->class == CLASS_SENSITIVE && i->rsp_change)) {
+    if (pushes(i) || (i->class == CLASS_SENSITIVE && i->rsp_change)) {
         *low = -8;
         *high = 0;
         any = true;
@@ -355,8 +374,8 @@ static bool stack_bytes(const struct dbt_insn *i, int32_t *low, int32_t *high)
         any = true;
     }
     const struct dbt_mem *m = &i->mem;
-    if (m->present && m->base == CPU_RSP && m->index == NO_REG && !m->seg && !m->addr32 && !i->bit_string &&
-        i->class != CLASS_LEA && i->class != CLASS_SKIP && i->class != CLASS_RSP_ADD && i->class != CLASS_STEP) {
+    if (m->present && on_stack(m) && !far_operand(i) && !i->bit_string && i->class != CLASS_LEA &&
+        i->class != CLASS_SKIP && i->class != CLASS_RSP_ADD && i->class != CLASS_STEP) {
         int32_t a = (int32_t)m->disp, b = a + m->size;
         *low = a < *low ? a : *low;
         *high = b > *high ? b : *high;

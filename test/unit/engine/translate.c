@@ -227,6 +227,8 @@ static void no_sse(struct bed *b)
       "call *%rax; 2: ret $-8; nop; nop")                                                                              \
     X(edge_frame, stack_at_edge, 0, "push %rbp; mov %rsp, %rbp; push $1; push 8(%rsp); mov (%rsp), %rax; mov %rax, 8(%rsp); leave; " \
       "call 1f; jmp 2f; 1: push %rbx; push $-1; pop %rcx; pop %rdx; ret; 2: nop")                                      \
+    X(far_on_stack, plain, 0, "lea 1f(%rip), %r14; mov %r14, 0x10c8(%rsp); mov $20, %ecx; 2: call *0x10c8(%rsp); "      \
+      "push 0x2010(%rsp); pop %rdx; push -0x1810(%rsp); pop %rdi; dec %ecx; jnz 2b; jmp 3f; 1: add $3, %rax; ret; 3: nop")  \
     X(across_push, stack_across_edge, 0, "push %rax; pop %rcx; push %rcx; push %rdx; call 1f; jmp 2f; 1: push %rbp; "  \
       "mov %rsp, %rbp; sub $24, %rsp; mov %rax, 8(%rsp); leave; ret; 2: nop")                                          \
     X(new_stack, plain, 0, "mov %rsp, %rax; lea 0x3800(%rbx), %rsp; push %rax; push %rcx; pop %rdx; pop %rsp; push %rdx") \
