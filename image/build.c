@@ -54,10 +54,8 @@ static const char customize[] =
     // There is no screen to log in at.
     "rm -f \"$root/etc/systemd/system/getty.target.wants/getty@tty1.service\"\n"
     "if [ -n \"${TRAPEZE_AGENT:-}\" ]; then\n"
-    "    install -D -m 755 \"$TRAPEZE_AGENT\" \"$root/usr/local/sbin/trapeze-agent\"\n"
-    "    printf '[Unit]\\nDescription=Trapeze guest agent\\n\\n[Service]\\nExecStart=/usr/local/sbin/trapeze-agent\\n"
-    "Restart=always\\n\\n[Install]\\nWantedBy=multi-user.target\\n' "
-    ">\"$root/etc/systemd/system/trapeze-agent.service\"\n"
+    "    install -D -m 755 \"$TRAPEZE_AGENT/trapeze-agent\" \"$root/usr/lib/trapeze/trapeze-agent\"\n"
+    "    install -m 644 \"$TRAPEZE_AGENT/trapeze-agent.service\" \"$root/etc/systemd/system/\"\n"
     "    systemctl --root=\"$root\" enable -q trapeze-agent.service 2>/dev/null\n"
     "fi\n"
     // fakechroot puts the path of the root before absolute links.

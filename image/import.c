@@ -39,7 +39,7 @@ static const char *packed(const uint8_t *b)
     return NULL;
 }
 
-static int probe(const char *path, enum disk_format *format, struct error *err)
+int image_probe(const char *path, enum disk_format *format, struct error *err)
 {
     uint8_t b[SECTOR] = {0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -63,7 +63,7 @@ int image_examine(const char *path, enum disk_format format, struct image_record
     struct reader d;
     struct boot_found b;
     struct error none;
-    int e = format == DISK_PROBE ? probe(path, &format, err) : 0;
+    int e = format == DISK_PROBE ? image_probe(path, &format, err) : 0;
     if (!e)
         e = reader_open(&d, path, format, err);
     if (e)
@@ -160,7 +160,7 @@ static int take(struct draft *d, const char *path, const struct import_options *
     struct stat st;
     int e = o->sha256 ? verify(path, o->from, o->sha256, err) : 0;
     if (!e)
-        e = probe(path, &format, err);
+        e = image_probe(path, &format, err);
     if (!e && format == DISK_QCOW2)
         e = no_backing(path, err);
     // What came from the net has any length.

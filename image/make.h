@@ -10,7 +10,7 @@ struct build_options {
     const char *suite;    // of Debian, such as bookworm
     const char *packages; // more of them, with commas; NULL: none
     const char *mirror;   // URL; NULL: Debian's own
-    const char *agent;    // path of a program that is put into the image and started at boot; NULL: none
+    const char *agent;    // folder with trapeze-agent and its unit, which are put into the image; NULL: none
     uint64_t size;        // of the disk, bytes
 };
 
@@ -41,5 +41,8 @@ int image_convert(const char *from, enum disk_format from_format, const char *to
 
 // Copies a file with its holes; shares blocks where the file system can.
 int image_copy_file(const char *from, const char *to, const struct progress *progress, struct error *err);
+// What a file is by its first bytes: DISK_RAW or DISK_QCOW2. -EINVAL for what is certainly no disk: archives, other
+// formats.
+int image_probe(const char *path, enum disk_format *format, struct error *err);
 // Fills in what can be told from the disk alone: format, size, kernel, initrd, root.
 int image_examine(const char *path, enum disk_format format, struct image_record *r, struct error *err);

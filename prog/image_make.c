@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define DEFAULT_SIZE (4ull << 30)
+#define DEFAULT_SUITE "bookworm"
 
 struct make_options {
     const char *word[2]; // "debian", FILE, NAME...
@@ -76,7 +77,7 @@ static int take_format(void *into, char *v, struct error *err)
 
 static const struct option build_table[] = {
     NAME,
-    {"suite", "SUITE", "which Debian (default bookworm)", TEXT(suite)},
+    {"suite", "SUITE", "which Debian (default " DEFAULT_SUITE ")", TEXT(suite)},
     {"packages", "A,B", "packages to install besides", TEXT(packages)},
     {"size", "SIZE", "of the disk (default 4G; what is not used takes no space)", OPTION_TAKE(take_size)},
     {"mirror", "URL", "where packages come from (default: Debian's mirrors)", TEXT(mirror)},
@@ -159,13 +160,44 @@ static int finish(const struct command_line *c, struct store *s, struct waiting 
 
 // --- the commands
 
+// The agent lies beside this program in the build's folder, or where it was installed. An image without it is one that
+// `trapeze exec` does not reach, nothing worse.
+static const char *find_agent(char path[PATH_MAX])
+{
+    char program[PATH_MAX], unit[PATH_MAX + 32];
+    static const char *const places[] = {"agent", "../" TRAPEZE_LIBDIR "/trapeze"};
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(program, '/');
+    for (unsigned i = 0; slash && i < sizeof places / sizeof *places; i++) {
+        *slash = 0;
+        if (snprintf(path, PATH_MAX, "%.3000s/%s", program, places[i]) >= PATH_MAX)
+            continue;
+        snprintf(unit, sizeof unit, "%s/trapeze-agent.service", path);
+        bool there = !access(unit, R_OK);
+        snprintf(unit, sizeof unit, "%s/trapeze-agent", path);
+        if (there && !access(unit, X_OK))
+            return path;
+    }
+    return NULL;
+}
+
+int image_build_default(const struct store *s, const struct progress *p, struct image_record *out, struct error *err)
+{
+    char agent[PATH_MAX];
+    const struct build_options build = {
+        .name = "debian", .suite = DEFAULT_SUITE, .size = DEFAULT_SIZE, .agent = find_agent(agent)};
+    return image_build_debian(s, &build, p, out, err);
+}
+
 int image_build(int argc, char **argv)
 {
-    struct make_options o = {.suite = "bookworm", .size = DEFAULT_SIZE};
+    struct make_options o = {.suite = DEFAULT_SUITE, .size = DEFAULT_SIZE};
     struct image_record r;
     struct waiting w;
     struct store s;
     struct error err;
+    char agent[PATH_MAX];
     int status;
     if (!parse(&build_line, &o, 1, "what to build is missing: debian", argc, argv, &status))
         return status;
@@ -178,6 +210,7 @@ int image_build(int argc, char **argv)
                                         .suite = o.suite,
                                         .packages = o.packages,
                                         .mirror = o.mirror,
+                                        .agent = find_agent(agent),
                                         .size = o.size};
     struct progress p = waiting_begin(&w, build.name);
     e = store_open(&s, &err);

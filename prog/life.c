@@ -7,6 +7,7 @@
 #include "prog/machine.h"
 #include "prog/machine_control.h"
 #include "prog/restore.h"
+#include "prog/run_image.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -29,8 +30,10 @@ struct life {
     const char *speaker;  // who speaks in messages: the name that the user gave, or the program's
     struct state_dir dir; // fd -1: none
     bool temporary;       // the directory goes when the machine has ended
-    int background;       // see life_options
-    int messages;         // where those of a machine in the background go; -1: they don't
+    bool again;           // the directory was there before
+    struct run_image image;
+    int background; // see life_options
+    int messages;   // where those of a machine in the background go; -1: they don't
     struct machine_control control;
     bool started; // the guest has run
     bool pressed; // the power button, by a signal
@@ -117,6 +120,31 @@ static void remember_end(const struct life *l, enum vm_end end, int status, cons
 
 // --- its place among the machines
 
+static int enter_again(struct life *l, struct error *err)
+{
+    int e = state_dir_lock(&l->dir, err);
+    if (e)
+        state_dir_close(&l->dir);
+    else
+        unlinkat(l->dir.fd, "exit.json", 0);
+    l->again = !e;
+    return e;
+}
+
+// A machine of that name that has ended, with a disk of its own, goes on with it. err says by what the name is taken.
+static int enter_own_disk(struct life *l, struct error *err)
+{
+    struct error none;
+    if (!l->o->name || !l->o->image.what || state_dir_open(&l->dir, l->o->name, &none))
+        return -EEXIST;
+    char *image = state_dir_read(&l->dir, "image");
+    int e = image ? 0 : -EEXIST;
+    free(image);
+    if (e)
+        state_dir_close(&l->dir);
+    return e ? e : enter_again(l, err);
+}
+
 // A machine that the user named must have its directory; one that nobody named runs in the foreground without, if need
 // be.
 static int enter_new(struct life *l, struct error *err)
@@ -124,8 +152,11 @@ static int enter_new(struct life *l, struct error *err)
     bool must = l->o->name || l->background >= 0;
     l->temporary = l->o->detach ? l->o->remove : !l->o->keep;
     int e = state_dir_create(&l->dir, l->o->name, l->temporary, err);
+    if (e == -EEXIST)
+        e = enter_own_disk(l, err);
     if (!e && (e = record_write(&l->dir, l->how->record, err))) {
-        state_dir_remove(&l->dir, NULL);
+        if (!l->again)
+            state_dir_remove(&l->dir, NULL);
         state_dir_close(&l->dir);
     }
     if (e && !must) {
@@ -135,20 +166,12 @@ static int enter_new(struct life *l, struct error *err)
     return e;
 }
 
-static int enter_again(struct life *l, struct error *err)
-{
-    l->dir = *l->how->again;
-    *l->how->again = (struct state_dir){.fd = -1, .lock = -1};
-    int e = state_dir_lock(&l->dir, err);
-    if (e)
-        state_dir_close(&l->dir);
-    else
-        unlinkat(l->dir.fd, "exit.json", 0);
-    return e;
-}
-
 static int enter(struct life *l, struct error *err)
 {
+    if (l->how->again) {
+        l->dir = *l->how->again;
+        *l->how->again = (struct state_dir){.fd = -1, .lock = -1};
+    }
     int e = l->how->again ? enter_again(l, err) : enter_new(l, err);
     if (e)
         return e;
@@ -162,8 +185,6 @@ static int enter(struct life *l, struct error *err)
 // What the snapshot has in place of the options.
 static int prepare_restore(struct life *l, struct error *err)
 {
-    if (!l->how->restore)
-        return 0;
     if (l->dir.fd < 0)
         return error_set(err, ENOENT, "restoring: there is no directory for the machine's disks");
     return restore_options(l->how->restore, l->o, l->dir.path, err);
@@ -187,7 +208,7 @@ static int serve(struct life *l, struct error *err)
 static void leave(struct life *l)
 {
     // What has never run leaves nothing behind, and its name to others.
-    if (l->dir.fd >= 0 && (l->temporary || (!l->started && !l->how->again)))
+    if (l->dir.fd >= 0 && (l->temporary || (!l->started && !l->again)))
         state_dir_remove(&l->dir, NULL);
     else if (l->dir.fd >= 0)
         unlinkat(l->dir.fd, "control.sock", 0);
@@ -205,7 +226,10 @@ static int set_up(struct life *l, struct error *err)
         l->speaker = "trapeze"; // the text names the machine
         return fail(l, STATUS_FAILED, err->text);
     }
-    if (prepare_restore(l, err) || loop_create(&l->loop, err))
+    int e = l->how->restore ? prepare_restore(l, err) : run_image_prepare(&l->image, l->o, &l->dir, err);
+    if (e)
+        return fail(l, e == -EINVAL && !strncmp(err->text, "--", 2) ? STATUS_USAGE : STATUS_FAILED, err->text);
+    if (loop_create(&l->loop, err))
         return fail(l, STATUS_FAILED, err->text);
     l->signals = signal_watch(l->loop, ending, sizeof ending / sizeof *ending, on_signal, l, err);
     if (!l->signals)
@@ -214,7 +238,8 @@ static int set_up(struct life *l, struct error *err)
     if (!l->machine)
         return fail(l, STATUS_FAILED, err->text);
     l->machine->restore = l->how->restore;
-    int e = machine_build(l->machine, err);
+    e = machine_build(l->machine, err);
+    run_image_started(&l->image);
     if (!e)
         e = serve(l, err);
     if (!e && loop_post(l->loop, on_started, l))
@@ -233,7 +258,7 @@ static int run(struct life *l)
     struct error err = {.text = ""};
     int status = set_up(l, &err);
     if (status >= 0) {
-        if (l->how->again && l->dir.fd >= 0)
+        if (l->again && l->dir.fd >= 0)
             record_end(&l->dir, "failed", status, err.text);
         return status;
     }
@@ -260,6 +285,7 @@ static void life_close(struct life *l)
     if (l->loop)
         loop_destroy(l->loop);
     leave(l);
+    run_image_free(&l->image);
     if (l->messages >= 0)
         close(l->messages);
     pthread_mutex_destroy(&l->log_lock);
@@ -277,6 +303,7 @@ int life_run(const struct life_options *how)
     l->o = how->run;
     l->background = how->background;
     l->dir.fd = l->dir.lock = l->messages = -1;
+    l->image.found.kernel_fd = l->image.found.initrd_fd = -1;
     l->speaker = l->o->name ? l->o->name : "trapeze";
     l->log = (struct log){.level = levels[l->o->verbose < 2 ? l->o->verbose : 2],
                           .trace = l->o->trace,

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum { MAX_DISKS = 24 };
+enum { MAX_DISKS = 24, MAX_SSH_KEYS = 16 };
 
 struct disk_option {
     const char *path;
@@ -20,16 +20,27 @@ struct disk_option {
     struct rate_limits limits;
 };
 
+// What starts is a system in a disk (run_image.h).
+struct image_option {
+    const char *what; // an image's name, or a file with a slash in its name; NULL: none
+    uint64_t size;    // of the machine's disk; 0: the image's
+    // For cloud-init; NULL: not given.
+    const char *user_data, *network_config, *hostname, *ssh_key[MAX_SSH_KEYS];
+    unsigned ssh_keys;
+};
+
 struct run_options {
     const char *engine; // NULL: auto
     const char *cpu;    // NULL: the best the host can give
     unsigned cpus;
-    uint64_t memory; // bytes
-    const char *kernel, *initrd, *append;
+    uint64_t memory;                      // bytes
+    const char *kernel, *initrd, *append; // kernel NULL: found in the first disk
+    struct image_option image;
     struct disk_option disk[MAX_DISKS];
     unsigned disks;
     struct network_option net[MAX_NETS];
     unsigned nets;
+    bool net_none;                             // "none" was said
     struct net_publish publish[MAX_PUBLISHES]; // on the one user network
     unsigned publishes;
     struct share_option share[MAX_SHARES];

@@ -57,6 +57,7 @@ static int take_net(void *into, char *v, struct error *err)
     struct error why;
     if (!strcmp(v, "none")) {
         o->nets = 0;
+        o->net_none = true;
         return 0;
     }
     if (o->nets == MAX_NETS)

@@ -3,5 +3,5 @@
 #pragma once
 #include "prog/command_line.h"
 
-extern const struct option_group options_boot, options_guest, options_devices, options_life, options_engine,
-    options_observe;
+extern const struct option_group options_boot, options_image, options_guest, options_devices, options_life,
+    options_engine, options_observe;

@@ -62,13 +62,16 @@ static int take_name(void *into, char *v, struct error *err)
 #define TEXT(field) OPTION_TEXT(struct run_options, field)
 
 static const struct option boot_options[] = {
-    {"kernel", "FILE", "Linux bzImage, ELF kernel with a PVH entry, or multiboot image to start", TEXT(kernel)},
+    {"kernel", "FILE",
+     "Linux bzImage, ELF kernel with a PVH entry, or multiboot image to start (default: found in the disk)",
+     TEXT(kernel)},
     {"initrd", "FILE", "initial RAM disk (multiboot: the module)", TEXT(initrd)},
-    {"append", "STRING", "the kernel's command line", TEXT(append)},
+    {"append", "STRING", "the kernel's command line; what is added to it where the kernel is found in the disk",
+     TEXT(append)},
 };
 
 static const struct option guest_options[] = {
-    {"cpus", "N", "virtual CPUs (default 1)", OPTION_TAKE(take_cpus)},
+    {"cpus", "N", "virtual CPUs (default 1; 2 for an image where the host has several)", OPTION_TAKE(take_cpus)},
     {"memory", "SIZE", "such as 512M or 2G (default 1G; a bare number is MiB)", OPTION_TAKE(take_memory)},
     {"cpu", "MODEL",
      "x86-64-v2, x86-64-v3 or host, and changes such as ,+la57,-avx2 (default: v3 if possible, else v2)",

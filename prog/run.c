@@ -2,6 +2,7 @@
 #include "prog/commands.h"
 #include "prog/detach.h"
 #include "prog/life.h"
+#include "prog/run_image.h"
 #include "prog/vm_options.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -44,6 +45,8 @@ int run_machine(int argc, char **argv, struct restore *restore)
         status = refuse("run", &err, STATUS_USAGE);
     else if (o->help)
         run_options_help(stdout), status = STATUS_OK;
+    else if (!restore && run_image_available(o, &err))
+        status = refuse("run", &err, STATUS_FAILED);
     else {
         record->detached = o->detach;
         record->restored = restore;

@@ -151,7 +151,7 @@ def complains(status, words, arguments, wrapper=()):
     wants(ended.returncode == status and len(lines) == 1 and not ended.stdout,
           f'wanted exit status {status} and one line on standard error, got {ended.returncode} and {lines} '
           f'(standard output: {ended.stdout[-500:]!r})')
-    wants(re.match('trapeze( [a-z]+)?: ', lines[0]), f'does not say who speaks: {lines[0]!r}')
+    wants(re.match('trapeze( [a-z]+)*: ', lines[0]), f'does not say who speaks: {lines[0]!r}')
     for word in words:
         wants(re.search(word, lines[0]), f'should tell of {word!r}: {lines[0]!r}')
 

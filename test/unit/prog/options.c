@@ -137,6 +137,30 @@ static void networks(void **state)
     assert_int_equal(a[0] & 3, 2);
 }
 
+static void images(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("debian", "--size", "20G", "--ssh-key", "a", "--ssh-key", "b", "--hostname", "web-1.example",
+                           "--user-data", "u"),
+                     0);
+    assert_string_equal(o.image.what, "debian");
+    assert_null(o.kernel);
+    assert_int_equal(o.image.size, 20ull << 30);
+    assert_int_equal(o.image.ssh_keys, 2);
+    assert_string_equal(o.image.ssh_key[1], "b");
+    assert_string_equal(o.image.hostname, "web-1.example");
+    assert_string_equal(o.image.user_data, "u");
+    assert_int_equal(o.nets, 1);
+    assert_int_equal(o.net[0].kind, NETWORK_USER);
+    assert_in_range(o.cpus, 1, 2);
+    assert_int_equal(PARSE("debian", "--net", "none", "--cpus", "1"), 0);
+    assert_int_equal(o.nets, 0);
+    assert_int_equal(o.cpus, 1);
+    assert_int_equal(PARSE("--disk", "d"), 0); // the kernel is found in it
+    assert_int_equal(o.nets, 0);
+    assert_int_equal(o.cpus, 1);
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -144,9 +168,14 @@ static void refusals(void **state)
         const char *words[5];
         const char *says;
     } cases[] = {
-        {{NULL}, "--kernel is missing"},
+        {{NULL}, "nothing to start: name an image"},
+        {{"--kernel", "k", "--size", "9G"}, "--size: is for machines that start from an image"},
+        {{"debian", "--size", "0"}, "--size 0: must be a size"},
+        {{"debian", "--initrd", "i"}, "--initrd: goes with --kernel"},
+        {{"debian", "--hostname", "a..b"}, "--hostname a..b: must be"},
+        {{"debian", "--hostname", "-a"}, "--hostname -a: must be"},
         {{"--frob", "1"}, "--frob: unknown option"},
-        {{"file"}, "file: unexpected argument"},
+        {{"debian", "file"}, "file: unexpected argument"},
         {{"--cpus", "0"}, "--cpus 0: must be"},
         {{"--cpus", "65"}, "--cpus 65: must be"},
         {{"--cpus", "-1"}, "--cpus -1: must be"},
@@ -236,8 +265,9 @@ static void shares(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shares),   cmocka_unit_test(defaults), cmocka_unit_test(everything), cmocka_unit_test(sizes),
-        cmocka_unit_test(networks), cmocka_unit_test(limits),   cmocka_unit_test(refusals),
+        cmocka_unit_test(shares), cmocka_unit_test(defaults), cmocka_unit_test(everything),
+        cmocka_unit_test(sizes),  cmocka_unit_test(networks), cmocka_unit_test(limits),
+        cmocka_unit_test(images), cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
