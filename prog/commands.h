@@ -22,5 +22,6 @@ int command_restore(int argc, char **argv);
 int command_exec(int argc, char **argv);
 int command_cp(int argc, char **argv);
 int command_connect(int argc, char **argv);
+int command_ssh(int argc, char **argv);
 int command_doctor(int argc, char **argv);
 int command_switch(int argc, char **argv);

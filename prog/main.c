@@ -21,6 +21,7 @@ static const struct {
     {"switch", "connect the network cards of many machines", command_switch},
     {"exec", "run a program in a machine's guest", command_exec},
     {"cp", "copy files to a machine's guest or from there", command_cp},
+    {"ssh", "log in to a machine's guest, with nothing to set up", command_ssh},
     {"connect", "connect standard input and output to a port in a machine's guest", command_connect},
     {"doctor", "tell what this host offers and which engine is taken", command_doctor},
 };
