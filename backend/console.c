@@ -80,7 +80,7 @@ static void on_key(void *ctx, enum key_action action)
         c->keys.quit(c->keys.ctx);
     else if (action == KEY_BUTTON && c->keys.button)
         c->keys.button(c->keys.ctx);
-    else if (action == KEY_HELP)
+    else if (action == KEY_HELP || action == KEY_DETACH) // nobody is attached here
         output_write(c->output, help, sizeof help - 1);
 }
 

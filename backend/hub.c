@@ -251,6 +251,17 @@ size_t hub_read(struct hub *h, uint64_t *position, void *data, size_t size)
     return n;
 }
 
+uint64_t hub_tail(struct hub *h, size_t bytes)
+{
+    pthread_mutex_lock(&h->lock);
+    uint64_t kept = h->head < RING ? h->head : RING, start = h->head - min(bytes, (size_t)kept), at = start;
+    while (at < h->head && h->ring[at++ % RING] != '\n')
+        ;
+    pthread_mutex_unlock(&h->lock);
+    // The very first line has nothing before it; a last line without an end is shown as far as it goes.
+    return start && at < h->head ? at : start;
+}
+
 static void stream_flush(struct stream *s)
 {
     struct hub *h = (struct hub *)s;

@@ -31,6 +31,9 @@ struct stream *hub_stream(struct hub *h); // for the guest's device
 
 // Any thread. Bytes from *position on, which moves; 0: there are no more for now. 0 is the oldest position there is.
 size_t hub_read(struct hub *h, uint64_t *position, void *data, size_t size);
+// Any thread. Where to begin to read for who wants to see the last `bytes` of output: at the start of a line, if there
+// is one.
+uint64_t hub_tail(struct hub *h, size_t bytes);
 // Any thread. How many bytes were taken to be typed: a guest that doesn't read makes this 0.
 size_t hub_type(struct hub *h, const void *data, size_t size);
 // fn is called, on any thread and with no lock of the hub's held, when there is something to read after a hub_read that

@@ -33,6 +33,10 @@ size_t keys_filter(struct keys *k, uint8_t *data, size_t size)
         case 'P':
             k->fn(k->ctx, KEY_BUTTON);
             break;
+        case 'd':
+        case 'D':
+            k->fn(k->ctx, KEY_DETACH);
+            break;
         default: // anything unknown helps, and is not sent
             k->fn(k->ctx, KEY_HELP);
         }

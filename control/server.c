@@ -258,6 +258,7 @@ static int choose_stream(struct control_server *s, struct session *n, struct lws
 static void attach(struct control_server *s, struct session *n, struct lws *wsi)
 {
     n->wsi = wsi;
+    n->position = n->stream->begin(n->stream->ctx);
     n->next = s->attached;
     s->attached = n;
     lws_set_timeout(wsi, NO_PENDING_TIMEOUT, 0); // a console may be silent for days

@@ -21,6 +21,7 @@ struct control_server;
 struct control_stream {
     const char *path; // "/console"; NULL: end of the table
     void *ctx;
+    uint64_t (*begin)(void *ctx); // the position of a new reader
     // Up to `size` bytes from *position on, which moves; 0: nothing more for now. What is too old is skipped; a
     // position of 0 is the oldest there is.
     size_t (*read)(void *ctx, uint64_t *position, void *data, size_t size);

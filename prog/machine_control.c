@@ -78,6 +78,12 @@ static const struct control_route routes[] = {
 
 // --- consoles
 
+static uint64_t begin_hub(void *ctx)
+{
+    enum { SCREEN = 80 * 25 };
+    return hub_tail(ctx, SCREEN);
+}
+
 static size_t read_hub(void *ctx, uint64_t *position, void *data, size_t size)
 {
     return hub_read(ctx, position, data, size);
@@ -112,9 +118,9 @@ int machine_control_start(struct machine_control *c, struct machine *m, const st
     memcpy(c->tables, tables, sizeof tables);
     unsigned n = 0;
     if (m->console_hub)
-        c->streams[n++] = (struct control_stream){"/console", m->console_hub, read_hub, write_hub};
+        c->streams[n++] = (struct control_stream){"/console", m->console_hub, begin_hub, read_hub, write_hub};
     if (m->hvc_hub)
-        c->streams[n++] = (struct control_stream){"/hvc", m->hvc_hub, read_hub, write_hub};
+        c->streams[n++] = (struct control_stream){"/hvc", m->hvc_hub, begin_hub, read_hub, write_hub};
     state_dir_socket(dir, "control.sock", &address);
     int e = control_server_start(&c->server, &address, c->tables, c->streams, err);
     if (e)
