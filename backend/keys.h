@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum key_action { KEY_QUIT, KEY_BUTTON, KEY_DETACH, KEY_HELP };
+enum key_action { KEY_QUIT, KEY_BUTTON, KEY_HELP, KEY_DETACH };
 
 struct keys {
     bool escaped; // the last byte was Ctrl-A
