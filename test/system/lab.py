@@ -136,6 +136,27 @@ def boot(folder, commands, *arguments, image='vmlinux', append='console=ttyS0', 
                '--append', f'{append} panic=-1', '--memory', '512M', *([] if reboot else ['--no-reboot']), *arguments)
 
 
+def overlay(path, base, kind='qcow2'):
+    """A new qcow2 image at path whose contents are those of base, for as long as nothing is written."""
+    tool = shutil.which('qemu-img') or missing('qemu-img is not installed (package qemu-utils)')
+    subprocess.run([tool, 'create', '-q', '-f', 'qcow2', '-b', base, '-F', kind, path], check=True)
+    return path
+
+
+def debian_shell(*arguments, limit=LIMIT):
+    """Boot Debian with a shell as its init, on the disk that arguments give first; use it in a `with`. The shell's
+    prompt is `guest> `; `off` ends the machine."""
+    folder = guest('debian')
+    machine = run('--kernel', folder / 'vmlinuz', '--initrd', folder / 'initrd.img', '--append',
+                  'root=/dev/vda rw console=ttyS0 quiet panic=-1 init=/bin/bash', '--memory', '512M', '--no-reboot',
+                  *arguments, limit=limit)
+    machine.out.expect(r'root@\(none\):/# ')
+    machine.send("off() { sync; mount -o remount,ro /; poweroff -ff; }; bind 'set enable-bracketed-paste off'\n")
+    machine.send("PS1='guest> '\n")
+    machine.out.expect('^guest> ')
+    return machine
+
+
 def ends_well(machine):
     """Wait until the guest has powered off: exit status 0 and nothing on standard error."""
     status = machine.wait()
