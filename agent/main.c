@@ -61,7 +61,7 @@ static int listen_at(unsigned port)
     }
 }
 
-static int serve(unsigned port, const char *root)
+static int serve(unsigned port, int proc)
 {
     int listener = listen_at(port);
     if (listener < 0) {
@@ -83,7 +83,7 @@ static int serve(unsigned port, const char *root)
             pid_t child = fork();
             if (!child) {
                 close(listener);
-                session_serve(fd, root);
+                session_serve(fd, proc);
                 _exit(0);
             }
             sessions += child > 0;
@@ -103,11 +103,22 @@ static void fill_standard(void)
         close(fd);
 }
 
+static int own_proc(void)
+{
+    int fd = -1;
+    mkdir(OWN_PROC, 0700);
+    if (!mount("proc", OWN_PROC, "proc", 0, NULL)) {
+        fd = open(OWN_PROC, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        umount2(OWN_PROC, MNT_DETACH);
+    }
+    rmdir(OWN_PROC);
+    return fd;
+}
+
 // The kernel has started us as its first process: serve in a child, and become what it would have started.
 static int first_process(char **argv, unsigned port)
 {
-    mkdir(OWN_PROC, 0700);
-    bool proc = !mount("proc", OWN_PROC, "proc", 0, NULL);
+    int proc = own_proc();
     pid_t child = fork();
     if (!child) {
         static char name[] = "@trapeze-agent"; // systemd spares those whose name begins so when it changes roots
@@ -115,7 +126,7 @@ static int first_process(char **argv, unsigned port)
         prctl(PR_SET_NAME, "trapeze-agent");
         if (strlen(argv[0]) >= sizeof name - 1)
             strcpy(argv[0], name);
-        _exit(serve(port, proc ? OWN_PROC "/1/root" : NULL));
+        _exit(serve(port, proc));
     }
     argv[0] = "/init";
     execv("/init", argv);
@@ -144,5 +155,5 @@ int main(int argc, char **argv)
     }
     fill_standard();
     signal(SIGPIPE, SIG_IGN);
-    return first ? first_process(argv, port) : serve(port, NULL);
+    return first ? first_process(argv, port) : serve(port, -1);
 }

@@ -253,7 +253,7 @@ static void serve(struct session *s, int signals)
     }
 }
 
-void session_serve(int fd, const char *root)
+void session_serve(int fd, int proc)
 {
     struct session *s = calloc(1, sizeof *s);
     sigset_t mask;
@@ -270,7 +270,7 @@ void session_serve(int fd, const char *root)
     sigprocmask(SIG_BLOCK, &mask, NULL);
     int signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
     channel_hello(&s->relay.channel);
-    if (root && (chroot(root) || chdir("/")))
+    if (proc >= 0 && (fchdir(proc) || chroot("1/root") || chdir("/")))
         fail(s, AGENT_STATUS_FAILED, "the guest's root directory cannot be entered yet");
     else if (signals >= 0)
         serve(s, signals);

@@ -2,5 +2,5 @@
 #pragma once
 
 // Serves the connection until it is over. It may fork and wait for children of its own, so it wants a process to
-// itself. `root`: the directory to enter before anything else is done; NULL: none.
-void session_serve(int fd, const char *root);
+// itself. `proc`: a /proc through which the root of process 1 is entered first; -1: that is ours already.
+void session_serve(int fd, int proc);

@@ -1,5 +1,6 @@
 // trapeze image build, import, resize, convert: the command lines of what makes images (image/make.h).
 #include "image/make.h"
+#include "prog/agent.h"
 #include "prog/command_line.h"
 #include "prog/commands.h"
 #include "prog/image_commands.h"
@@ -160,33 +161,11 @@ static int finish(const struct command_line *c, struct store *s, struct waiting 
 
 // --- the commands
 
-// The agent lies beside this program in the build's folder, or where it was installed. An image without it is one that
-// `trapeze exec` does not reach, nothing worse.
-static const char *find_agent(char path[PATH_MAX])
-{
-    char program[PATH_MAX], unit[PATH_MAX + 32];
-    static const char *const places[] = {"agent", "../" TRAPEZE_LIBDIR "/trapeze"};
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[n > 0 ? n : 0] = 0;
-    char *slash = strrchr(program, '/');
-    for (unsigned i = 0; slash && i < sizeof places / sizeof *places; i++) {
-        *slash = 0;
-        if (snprintf(path, PATH_MAX, "%.3000s/%s", program, places[i]) >= PATH_MAX)
-            continue;
-        snprintf(unit, sizeof unit, "%s/trapeze-agent.service", path);
-        bool there = !access(unit, R_OK);
-        snprintf(unit, sizeof unit, "%s/trapeze-agent", path);
-        if (there && !access(unit, X_OK))
-            return path;
-    }
-    return NULL;
-}
-
 int image_build_default(const struct store *s, const struct progress *p, struct image_record *out, struct error *err)
 {
     char agent[PATH_MAX];
     const struct build_options build = {
-        .name = "debian", .suite = DEFAULT_SUITE, .size = DEFAULT_SIZE, .agent = find_agent(agent)};
+        .name = "debian", .suite = DEFAULT_SUITE, .size = DEFAULT_SIZE, .agent = agent_folder(agent)};
     return image_build_debian(s, &build, p, out, err);
 }
 
@@ -210,7 +189,7 @@ int image_build(int argc, char **argv)
                                         .suite = o.suite,
                                         .packages = o.packages,
                                         .mirror = o.mirror,
-                                        .agent = find_agent(agent),
+                                        .agent = agent_folder(agent),
                                         .size = o.size};
     struct progress p = waiting_begin(&w, build.name);
     e = store_open(&s, &err);

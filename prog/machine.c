@@ -1,6 +1,7 @@
 // See machine.h.
 #include "prog/machine.h"
 #include "host/cpuid.h"
+#include "prog/agent.h"
 #include "prog/engines.h"
 #include "prog/restore.h"
 #include <errno.h>
@@ -19,6 +20,13 @@ static int open_files(struct machine *m, struct error *err)
     int e = file_map(&m->kernel, "kernel", m->o->kernel, err);
     if (!e && m->o->initrd)
         e = file_map(&m->initrd, "initrd", m->o->initrd, err);
+    if (!e && m->o->agent) {
+        e = agent_append(&m->initrd, err);
+        if (!e && asprintf(&m->cmdline, "%s %s", m->o->append, AGENT_RDINIT) < 0)
+            m->cmdline = NULL;
+        if (!e && !m->cmdline)
+            e = error_set(err, ENOMEM, "--agent: out of memory");
+    }
     return e;
 }
 
@@ -124,7 +132,7 @@ static int make_pc(struct machine *m, struct error *err)
         .initrd = m->initrd.data,
         .initrd_size = m->initrd.size,
         .initrd_name = m->o->initrd,
-        .cmdline = m->o->append,
+        .cmdline = m->cmdline ? m->cmdline : m->o->append,
     };
     int e = pc_create(&m->vm, &config, &m->pc, err);
     if (!e)
@@ -206,6 +214,7 @@ void machine_free(struct machine *m)
         if (machine_parts[i].close)
             machine_parts[i].close(m);
     host_ram_destroy(&m->ram);
+    free(m->cmdline);
     file_unmap(&m->initrd);
     file_unmap(&m->kernel);
     free(m);

@@ -42,6 +42,7 @@ struct machine {
     struct host_instant since;         // when this was made: the longer ago, the less must clocks wait for each other
     struct host_ram ram;
     struct file kernel, initrd;
+    char *cmdline; // NULL: as the options say
     struct cpu_model model;
     bool vm_made;
     struct vm vm;

@@ -63,6 +63,8 @@ static int check(const struct run_options *o, struct error *err)
         return error_set(err, EINVAL, "--disk: at most %d disks beside an image's", MAX_DISKS - 1);
     if (!o->kernel && o->initrd)
         return error_set(err, EINVAL, "--initrd: goes with --kernel");
+    if (o->agent && o->kernel && !o->initrd)
+        return error_set(err, EINVAL, "--agent: there is no --initrd to put it into");
     uint64_t least = (uint64_t)o->cpus * ENGINE_CODE_CACHE_MIN, most = (uint64_t)o->cpus * ENGINE_CODE_CACHE_MAX;
     if (o->code_cache && o->code_cache < least)
         return error_set(err, EINVAL, "--code-cache %" PRIu64 "K: %u vCPUs need %" PRIu64 "M at least",

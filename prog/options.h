@@ -53,6 +53,7 @@ struct run_options {
     const char *vsock; // path of the host's socket; NULL: in the machine's own folder
     uint32_t vsock_cid;
     bool no_vsock;
+    bool agent;       // comes with the initial RAM disk
     bool virtio_mmio; // transport of virtio devices: mmio, not pci
     bool debug_exit, debugcon;
     bool no_reboot;

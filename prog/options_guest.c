@@ -66,6 +66,7 @@ static const struct option boot_options[] = {
      "Linux bzImage, ELF kernel with a PVH entry, or multiboot image to start (default: found in the disk)",
      TEXT(kernel)},
     {"initrd", "FILE", "initial RAM disk (multiboot: the module)", TEXT(initrd)},
+    {"agent", NULL, "put the agent for exec, cp and ssh into the initial RAM disk of a Linux guest", FLAG(agent)},
     {"append", "STRING", "the kernel's command line; what is added to it where the kernel is found in the disk",
      TEXT(append)},
 };

@@ -228,6 +228,7 @@ static void refusals(void **state)
         {{"--trace", "all"}, "--trace all: unknown"},
         {{"--stats=yes"}, "--stats: takes no value"},
         {{"--name", "a/b"}, "--name a/b: must be"},
+        {{"--kernel", "k", "--agent"}, "--agent: there is no --initrd"},
         {{"--kernel", "k", "--vsock", "s,cid=2"}, "--vsock s: cid=2: must be cid=N, from 3 to 4294967294"},
         {{"--kernel", "k", "--vsock", "s,xid=9"}, "--vsock s: xid=9: must be"},
         {{"--kernel", "k", "--vsock", ",cid=9"}, "--vsock: the socket's name is empty"},
