@@ -18,6 +18,7 @@ int command_stop(int argc, char **argv);
 int command_kill(int argc, char **argv);
 int command_pause(int argc, char **argv);
 int command_resume(int argc, char **argv);
+int command_balloon(int argc, char **argv);
 int command_rm(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_image(int argc, char **argv);

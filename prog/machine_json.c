@@ -53,14 +53,26 @@ static json_t *published(const struct machine *m)
     return all;
 }
 
+static json_t *shares(const struct machine *m)
+{
+    json_t *all = json_array();
+    for (unsigned n = 0; n < m->o->shares; n++) {
+        const struct share_option *o = &m->o->share[n];
+        json_array_append_new(
+            all, json_pack("{s:o, s:o, s:b}", "folder", text(o->folder), "tag", text(o->tag), "readonly", o->readonly));
+    }
+    return all;
+}
+
 json_t *machine_describe(const struct machine *m)
 {
     const struct run_options *o = m->o;
-    return json_pack("{s:o, s:s, s:s, s:i, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name", text(o->name),
-                     "engine", m->vm.engine_ops->name, "cpu", m->model.name, "cpus", (int)o->cpus, "memory",
-                     (json_int_t)o->memory, "paravirt", !o->no_paravirt, "kernel", text(o->kernel), "initrd",
+    return json_pack("{s:o, s:s, s:s, s:i, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "name",
+                     text(o->name), "engine", m->vm.engine_ops->name, "cpu", m->model.name, "cpus", (int)o->cpus,
+                     "memory", (json_int_t)o->memory, "paravirt", !o->no_paravirt, "kernel", text(o->kernel), "initrd",
                      text(o->initrd), "append", text(o->append), "disks", disks(m), "networks", networks(m),
-                     "published", published(m), "console", text(o->console), "hvc", text(o->hvc));
+                     "published", published(m), "console", text(o->console), "hvc", text(o->hvc), "shares", shares(m),
+                     "balloon", m->balloon != NULL);
 }
 
 // --- usage

@@ -17,6 +17,7 @@ static const struct {
     {"kill", "end machines at once", command_kill},
     {"pause", "stop the CPUs and the clock of machines", command_pause},
     {"resume", "let paused machines go on", command_resume},
+    {"balloon", "ask a guest to be content with less memory", command_balloon},
     {"rm", "remove machines that have ended", command_rm},
     {"inspect", "tell all about a machine, in JSON", command_inspect},
     {"image", "make, list and remove the images that machines start from", command_image},
