@@ -8,16 +8,22 @@
 // The listening socket is ours, not the library's: so it has the mode and the backlog we want, and connections are
 // counted before the library hears of them.
 //
+// Most machines are never asked anything, and the library with what it needs takes its time to load and megabytes to
+// stay: so nothing of it is touched until the first peer comes.
+//
 // A slow request runs on a thread that is made for it. Its job belongs to the server; a peer that leaves meanwhile only
 // is not told of the result.
 #include "control/server.h"
 #include "host/thread.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <libwebsockets.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -65,10 +71,11 @@ struct session {
 struct control_server {
     const struct control_table *tables;
     const struct control_stream *streams;
-    struct lws_context *context;
+    _Atomic(struct lws_context *) context; // NULL until the first peer has come; then for as long as the thread runs
     struct lws_vhost *vhost;
     struct thread *thread;
-    int listener;
+    int listener; // ours; the library watches a duplicate
+    int wake;     // an eventfd that ends the wait for the first peer
     unsigned connections;
     struct session *attached; // those with a stream
     struct job *job;
@@ -403,11 +410,65 @@ static const struct lws_protocols protocols[] = {
     {.name = NULL},
 };
 
+static bool make_context(struct control_server *s)
+{
+    lws_set_log_level(0, NULL);
+    const struct lws_context_creation_info info = {
+        .port = CONTEXT_PORT_NO_LISTEN_SERVER,
+        .protocols = protocols,
+        .user = s,
+        .fd_limit_per_thread = DESCRIPTORS,
+        .timeout_secs = TIMEOUT,
+        .keepalive_timeout = TIMEOUT,
+        .options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS,
+        .vhost_name = "trapeze",
+    };
+    struct lws_context *context = lws_create_context(&info);
+    s->vhost = context ? lws_create_vhost(context, &info) : NULL;
+    lws_sock_file_fd_type fd = {.filefd = s->vhost ? fcntl(s->listener, F_DUPFD_CLOEXEC, 0) : -1};
+    // (If it does not take the descriptor, it closes it.)
+    if (fd.filefd >= 0 && lws_adopt_descriptor_vhost(s->vhost, LWS_ADOPT_RAW_FILE_DESC, fd, protocols[0].name, NULL)) {
+        s->context = context;
+        return true;
+    }
+    if (context)
+        lws_context_destroy(context);
+    return false;
+}
+
+// True: there is a peer. False: it is over.
+static bool wait_for_the_first(struct control_server *s)
+{
+    struct pollfd fds[] = {{.fd = s->listener, .events = POLLIN}, {.fd = s->wake, .events = POLLIN}};
+    while (!s->stopping)
+        if (poll(fds, 2, -1) > 0 && fds[0].revents)
+            return !s->stopping;
+    return false;
+}
+
+// Without memory for the library: peers are told so, and may come again.
+static void refuse_one(struct control_server *s)
+{
+    static const char text[] = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    int fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0 && send(fd, text, sizeof text - 1, MSG_NOSIGNAL) < 0)
+        shutdown(fd, SHUT_RDWR);
+    if (fd >= 0)
+        close(fd);
+}
+
 static void server_main(void *ctx)
 {
     struct control_server *s = ctx;
-    while (!s->stopping && lws_service(s->context, 0) >= 0)
-        ;
+    while (wait_for_the_first(s)) {
+        if (!make_context(s)) {
+            refuse_one(s);
+            continue;
+        }
+        while (!s->stopping && lws_service(s->context, 0) >= 0)
+            ;
+        return;
+    }
 }
 
 static int open_listener(const struct sockaddr_un *address, struct error *err)
@@ -442,25 +503,9 @@ int control_server_start(struct control_server **out, const struct sockaddr_un *
         free(s);
         return e;
     }
-    lws_set_log_level(0, NULL);
-    const struct lws_context_creation_info info = {
-        .port = CONTEXT_PORT_NO_LISTEN_SERVER,
-        .protocols = protocols,
-        .user = s,
-        .fd_limit_per_thread = DESCRIPTORS,
-        .timeout_secs = TIMEOUT,
-        .keepalive_timeout = TIMEOUT,
-        .options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS,
-        .vhost_name = "trapeze",
-    };
-    s->context = lws_create_context(&info);
-    s->vhost = s->context ? lws_create_vhost(s->context, &info) : NULL;
-    lws_sock_file_fd_type fd = {.filefd = s->listener};
-    int e = 0;
-    if (!s->vhost || !lws_adopt_descriptor_vhost(s->vhost, LWS_ADOPT_RAW_FILE_DESC, fd, protocols[0].name, NULL))
-        e = error_set(err, ENOMEM, "control socket: the server cannot be made");
-    else
-        e = thread_create(&s->thread, "control", server_main, s, err);
+    s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int e = s->wake < 0 ? error_set(err, errno, "control socket: %s", strerror(errno))
+                        : thread_create(&s->thread, "control", server_main, s, err);
     if (e) {
         control_server_stop(s);
         return e;
@@ -471,18 +516,23 @@ int control_server_start(struct control_server **out, const struct sockaddr_un *
 
 void control_server_wake(struct control_server *s)
 {
-    lws_cancel_service(s->context);
+    if (s->context) // else nobody is there to be told
+        lws_cancel_service(s->context);
 }
 
 void control_server_stop(struct control_server *s)
 {
     s->stopping = true;
     if (s->thread) {
-        lws_cancel_service(s->context);
+        eventfd_write(s->wake, 1);
+        control_server_wake(s);
         thread_join(s->thread);
     }
     job_free(s);
     if (s->context)
-        lws_context_destroy(s->context); // and the listening socket
+        lws_context_destroy(s->context);
+    close(s->listener);
+    if (s->wake >= 0)
+        close(s->wake);
     free(s);
 }

@@ -135,11 +135,13 @@ static int choose_apics(struct kvm_host *h, enum engine_apics apics, struct erro
 static int host_open(enum engine_apics apics, struct engine_host **out, struct error *err)
 {
     struct kvm_host *h = calloc(1, sizeof *h);
+    struct error no;
     if (!h)
         return error_set(err, ENOMEM, "engine kvm: no memory");
     h->base.ops = &engine_kvm;
     h->vm = -1;
-    h->ring_entries = KVM_RING_ENTRIES;
+    // An emulator may run on past a ring's end before it looks.
+    h->ring_entries = recommend(&no) ? 0 : KVM_RING_ENTRIES;
     h->dev = open_device(err);
     int e = h->dev < 0 ? h->dev : create_machine(h, err);
     if (!e && !(h->supported = kvm_cpuid_ask(h->dev, err)))
