@@ -225,6 +225,15 @@ static void choose_cage(struct plan *p)
     p->chroot = !fine && !p->user_namespace && !geteuid();
 }
 
+int virtiofsd_probe(const char *program, struct error *err)
+{
+    program = program ? program : PROGRAM;
+    if (access(program, X_OK))
+        return error_set(err, errno, "%s: virtiofsd is not there (Debian package qemu-system-common): %s", program,
+                         strerror(errno));
+    return 0;
+}
+
 static int plan(struct plan *p, const struct virtiofsd_options *o, struct error *err)
 {
     struct stat st;
@@ -241,9 +250,9 @@ static int plan(struct plan *p, const struct virtiofsd_options *o, struct error 
         return error_set(err, ENOTDIR, "%s: is no folder", o->folder);
     if (access(o->folder, R_OK | X_OK))
         return error_set(err, errno, "%s: %s", o->folder, strerror(errno));
-    if (access(p->program, X_OK))
-        return error_set(err, errno, "%s: virtiofsd is not there (Debian package qemu-system-common): %s", p->program,
-                         strerror(errno));
+    int e = virtiofsd_probe(o->program, err);
+    if (e)
+        return e;
     p->folder = realpath(o->folder, NULL);
     if (!p->folder)
         return error_set(err, errno, "%s: %s", o->folder, strerror(errno));

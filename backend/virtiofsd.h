@@ -25,6 +25,8 @@ struct virtiofsd_options {
     bool readonly;
 };
 
+// Whether there is such a program (NULL: where Debian has it): 0, or err says what is missing.
+int virtiofsd_probe(const char *program, struct error *err);
 // *socket is connected to it, and the caller's. On failure nothing is left running.
 int virtiofsd_start(const struct virtiofsd_options *o, struct virtiofsd **out, int *socket, struct error *err);
 // Ends it at once, and returns when it is gone. Any thread, any number of times; has the type that others call it by.

@@ -3,6 +3,7 @@
 // Whether KVM is worth having is decided by the CPU, not by /dev/kvm: without VMX or SVM behind it, a KVM device (there
 // are such hosts) emulates every instruction.
 #include "backend/aio.h"
+#include "backend/virtiofsd.h"
 #include "cpu/model.h"
 #include "host/cpuid.h"
 #include "prog/commands.h"
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/utsname.h>
@@ -92,6 +94,8 @@ int command_doctor(int argc, char **argv)
     int error;
     bool tun = can_open("/dev/net/tun", &error);
     row("tun", tun, tun ? "for --net tap" : strerror(error));
+    bool virtiofsd = virtiofsd_probe(getenv("TRAPEZE_VIRTIOFSD"), &err) == 0;
+    row("virtiofsd", virtiofsd, virtiofsd ? "for --share" : err.text);
 
     printf("\n");
     for (unsigned i = 0; engines[i]; i++) {
