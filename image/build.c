@@ -44,9 +44,9 @@ static const char customize[] =
     "mkdir -p \"$root/etc/systemd/system/ssh.service.d\"\n"
     "printf '[Service]\\nExecStartPre=\\nExecStartPre=/usr/bin/ssh-keygen -A\\nExecStartPre=/usr/sbin/sshd -t\\n' \\\n"
     "    >\"$root/etc/systemd/system/ssh.service.d/keys.conf\"\n"
-    // cloud-init works where there is a disk for it, and costs nothing where there is none. Keys go to root, who is the
-    // user of this system.
-    "printf 'datasource_list: [NoCloud, ConfigDrive, None]\\ndisable_root: false\\nusers: []\\n' \\\n"
+    // cloud-init works where there is a disk for it, and costs nothing where there is none. Keys of ssh are good for
+    // root, too. There are no locales to choose from.
+    "printf 'datasource_list: [NoCloud, ConfigDrive, None]\\ndisable_root: false\\nlocale: false\\n' \\\n"
     "    >\"$root/etc/cloud/cloud.cfg.d/90_trapeze.cfg\"\n"
     // Chores of machines that live for months.
     "rm -f \"$root\"/etc/systemd/system/timers.target.wants/*.timer\n"

@@ -3,6 +3,7 @@
 #include "prog/command_line.h"
 #include "prog/commands.h"
 #include "prog/image_commands.h"
+#include "prog/state_dir.h"
 #include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 struct words {
     const char *word[64];
     unsigned count, most;
-    bool json, help;
+    bool json, help, force;
 };
 
 static int take_word(void *into, char *word, struct error *err)
@@ -37,18 +38,19 @@ static int take_word(void *into, char *word, struct error *err)
     }
 
 static const struct option json_options[] = {JSON, HELP};
-static const struct option plain_options[] = {HELP};
+static const struct option rm_options[] = {
+    {"force", NULL, "even where machines were made from it: they can't be started any more (also -f)",
+     OPTION_SET(struct words, force), .letter = 'f'},
+    HELP};
 static const struct option_group json_group = OPTION_GROUP(NULL, json_options);
-static const struct option_group plain_group = OPTION_GROUP(NULL, plain_options);
-static const struct option_group *const with_json[] = {&json_group, NULL}, *const plain[] = {&plain_group, NULL};
+static const struct option_group rm_group = OPTION_GROUP(NULL, rm_options);
+static const struct option_group *const with_json[] = {&json_group, NULL}, *const with_force[] = {&rm_group, NULL};
 
 static const struct command_line ls_line = {
     .command = "image ls", .usage = "image ls [--json]\nList the images that are there.", .groups = with_json};
 static const struct command_line rm_line = {.command = "image rm",
-                                            .usage =
-                                                "image rm NAME...\nRemove images. Machines made from them can't be "
-                                                "started any more.",
-                                            .groups = plain,
+                                            .usage = "image rm [--force] NAME...\nRemove images.",
+                                            .groups = with_force,
                                             .word = take_word};
 static const struct command_line info_line = {
     .command = "image info",
@@ -163,6 +165,29 @@ int image_ls(int argc, char **argv)
     return status;
 }
 
+// A machine whose disk is an overlay of that image.
+static int check_unused(const char *name, struct error *err)
+{
+    char **machine, start[IMAGE_NAME + 16];
+    int e = state_dir_list(&machine, err);
+    if (e)
+        return e;
+    snprintf(start, sizeof start, "image %.32s ", name);
+    for (char **m = machine; *m && !e; m++) {
+        struct state_dir d;
+        if (state_dir_open(&d, *m, NULL)) // it has gone
+            continue;
+        char *image = state_dir_read(&d, "image");
+        if (image && !strncmp(image, start, strlen(start)))
+            e = error_set(err, EBUSY, "image %s: machine %s was made from it (trapeze rm %s removes that; --force)",
+                          name, *m, *m);
+        free(image);
+        state_dir_close(&d);
+    }
+    free(machine);
+    return e;
+}
+
 int image_rm(int argc, char **argv)
 {
     struct words w = {.most = sizeof w.word / sizeof *w.word};
@@ -175,7 +200,7 @@ int image_rm(int argc, char **argv)
     if (e)
         return image_failed("image rm", e, &err);
     for (unsigned i = 0; i < w.count; i++)
-        if ((e = store_remove(&s, w.word[i], &err)))
+        if ((!w.force && (e = check_unused(w.word[i], &err))) || (e = store_remove(&s, w.word[i], &err)))
             status = image_failed("image rm", e, &err);
         else
             printf("%s\n", w.word[i]);

@@ -8,6 +8,7 @@
 #include "prog/waiting.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -51,10 +52,11 @@ int run_image_available(const struct run_options *o, struct error *err)
 // --- the overlay
 
 // Where the base is, and words by which it is recognized.
-static int find_base(const char *what, char path[PATH_MAX], enum disk_format *format, char identity[IDENTITY],
-                     struct error *err)
+static int find_base(const char *what, char path[PATH_MAX], enum disk_format *format, uint64_t *size,
+                     char identity[IDENTITY], struct error *err)
 {
     struct image_record r = {.size = 0};
+    struct reader disk;
     struct store s;
     struct stat st;
     int e;
@@ -62,6 +64,10 @@ static int find_base(const char *what, char path[PATH_MAX], enum disk_format *fo
         if (!realpath(what, path))
             return error_set(err, errno, "disk %s: %s", what, strerror(errno));
         e = image_probe(path, &r.format, err);
+        if (!e && !(e = reader_open(&disk, path, r.format, err))) {
+            r.size = disk.size;
+            reader_close(&disk);
+        }
         if (!e && stat(path, &st))
             e = error_set(err, errno, "disk %s: %s", what, strerror(errno));
         if (!e)
@@ -78,6 +84,7 @@ static int find_base(const char *what, char path[PATH_MAX], enum disk_format *fo
         store_close(&s);
     }
     *format = r.format;
+    *size = r.size;
     return e;
 }
 
@@ -85,9 +92,13 @@ static int make_overlay(const struct run_options *o, const struct state_dir *d, 
 {
     char base[PATH_MAX], identity[IDENTITY] = "";
     enum disk_format format = DISK_RAW;
-    int e = find_base(o->image.what, base, &format, identity, err);
+    uint64_t size = 0;
+    int e = find_base(o->image.what, base, &format, &size, identity, err);
     if (e)
         return e;
+    if (o->image.size && o->image.size < size)
+        return error_set(err, EINVAL, "--size %" PRIu64 "M: smaller than the image, which has %" PRIu64 "M",
+                         o->image.size >> 20, size >> 20);
     char *before = state_dir_read(d, "image");
     if (before && !access(overlay, F_OK)) {
         bool same = !strcmp(before, identity);
