@@ -259,6 +259,7 @@ static int choose_stream(struct control_server *s, struct session *n, struct lws
             n->stream = t;
             return 0;
         }
+    lws_return_http_status(wsi, 404, NULL);
     return -1;
 }
 
