@@ -46,7 +46,7 @@ int websocket_send(int fd, unsigned opcode, const void *data, size_t size)
         int e = send_all(fd, frame, (size_t)(at + 4 - frame) + part);
         if (e)
             return e;
-        from += part;
+        from = part ? from + part : from;
         size -= part;
     } while (size);
     return 0;
