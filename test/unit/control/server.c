@@ -395,7 +395,7 @@ static void no_room(void **state)
 static void frames_that_make_no_sense(void **state)
 {
     (void)state;
-    static const char *const frames[] = {"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x82\x05hello",
+    static const char frames[][16] = {"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x82\x05hello",
                                          "\x89\xfe\x10\x00\x00\x00\x00\x00", "\x83\x80\x00\x00\x00\x00"};
     for (unsigned i = 0; i < sizeof frames / sizeof *frames; i++) {
         struct websocket w;
