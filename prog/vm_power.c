@@ -1,5 +1,6 @@
 // Commands that change how a machine lives: stop, kill, rm, pause, resume. Each takes several names, goes on after one
 // that fails, and then ends with 1.
+#include "host/clock.h"
 #include "prog/commands.h"
 #include "prog/vm_options.h"
 #include "prog/vm_view.h"
@@ -107,32 +108,44 @@ static int kill_one(const struct vm_options *o, struct state_dir *d, struct erro
     return state_dir_owner(d) ? end_process(d, err) : error_set(err, ESRCH, "%s: the machine is not running", d->name);
 }
 
-static int stop_one(const struct vm_options *o, struct state_dir *d, struct error *err)
+// The first half: the button. 0, and the machine is about to end.
+static int press(struct state_dir *d, const char *name, struct error *err)
 {
+    int e = state_dir_open(d, name, err);
+    if (e)
+        return e;
+    // A paused guest would not notice the button. A machine that takes neither is killed in the other half.
+    struct error ignored;
     if (!state_dir_owner(d))
-        return error_set(err, ESRCH, "%s: the machine is not running", d->name);
-    struct error why;
-    // A paused guest would not notice the button.
-    int e = vm_ask(d, "POST", "/resume", NULL, NULL, &why);
-    if (!e)
-        e = power(d, "button", &why);
-    if (e == -ESRCH || (!e && vm_wait_end(d, (double)o->time)))
-        return 0;
-    return end_process(d, err);
+        return error_set(err, ESRCH, "%s: the machine is not running", name);
+    if (vm_ask(d, "POST", "/resume", NULL, NULL, &ignored) == 0)
+        power(d, "button", &ignored);
+    return 0;
 }
 
 // The buttons of all are pressed first: they power off at the same time.
-static void press_all(const struct vm_options *o)
+static int stop_all(const struct command_line *line, const struct vm_options *o)
 {
-    for (unsigned i = 0; i < o->names && o->names > 1; i++) {
-        struct state_dir d;
-        struct error ignored;
-        if (state_dir_open(&d, o->name[i], &ignored))
-            continue;
-        if (vm_ask(&d, "POST", "/resume", NULL, NULL, &ignored) == 0)
-            power(&d, "button", &ignored);
-        state_dir_close(&d);
+    struct state_dir d[VM_NAMES_MAX];
+    struct error err;
+    bool pressed[VM_NAMES_MAX];
+    int status = STATUS_OK;
+    uint64_t until = host_monotonic_ns() + o->time * 1000000000;
+    for (unsigned i = 0; i < o->names; i++) {
+        pressed[i] = press(&d[i], o->name[i], &err) == 0;
+        if (!pressed[i])
+            status = vm_fail(line, err.text);
     }
+    for (unsigned i = 0; i < o->names; i++) {
+        uint64_t now = host_monotonic_ns();
+        double left = until > now ? (double)(until - now) / 1e9 : 0;
+        if (pressed[i] && !vm_wait_end(&d[i], left) && end_process(&d[i], &err))
+            status = vm_fail(line, err.text);
+        else if (pressed[i])
+            puts(o->name[i]);
+        state_dir_close(&d[i]);
+    }
+    return status;
 }
 
 int command_stop(int argc, char **argv)
@@ -147,10 +160,7 @@ int command_stop(int argc, char **argv)
     };
     struct vm_options o = {.time = STOP_SECONDS};
     int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
-    if (status >= 0)
-        return status;
-    press_all(&o);
-    return each(&line, &o, stop_one);
+    return status >= 0 ? status : stop_all(&line, &o);
 }
 
 int command_kill(int argc, char **argv)

@@ -396,7 +396,7 @@ static void frames_that_make_no_sense(void **state)
 {
     (void)state;
     static const char frames[][16] = {"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x82\x05hello",
-                                         "\x89\xfe\x10\x00\x00\x00\x00\x00", "\x83\x80\x00\x00\x00\x00"};
+                                      "\x89\xfe\x10\x00\x00\x00\x00\x00", "\x83\x80\x00\x00\x00\x00"};
     for (unsigned i = 0; i < sizeof frames / sizeof *frames; i++) {
         struct websocket w;
         char text[256];
