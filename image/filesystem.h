@@ -26,6 +26,9 @@ struct filesystem {
 // -ENOENT if nothing is there that we can read. The reader stays the caller's and must outlive it.
 int filesystem_open(struct reader *r, const struct partition *p, struct filesystem **out);
 
+// For who is going to give up opening files: a library that is loaded when it is first called is loaded now.
+void filesystem_load(void);
+
 int ext4_open(struct reader *r, const struct partition *p, struct filesystem **out);
 int fat_open(struct reader *r, const struct partition *p, struct filesystem **out);
 

@@ -223,3 +223,8 @@ int ext4_open(struct reader *r, const struct partition *p, struct filesystem **o
     *out = &x->fs;
     return 0;
 }
+
+void filesystem_load(void)
+{
+    ext2fs_free(NULL); // which does nothing
+}

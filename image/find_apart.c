@@ -4,6 +4,7 @@
 // write into the files it was given, memory beyond DATA_MAX, processor time beyond CPU_MAX. Whatever becomes of it, the
 // parent waits no longer than WALL_MAX, and believes nothing of the answer that it has not checked: the answer is a
 // struct of fixed size, whose texts must end and be printable. Kernel and RAM disk are as hostile as any guest's.
+#include "image/filesystem.h"
 #include "image/find.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -116,6 +117,7 @@ static void child(const char *path, enum disk_format format, int to, const struc
     if (!a)
         _exit(1);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    filesystem_load();
     a->result = reader_open(&r, path, format, &a->err);
     if (!a->result) {
         if (!confine())
