@@ -14,6 +14,7 @@
 // KVM_CAP_SPLIT_IRQCHIP.
 #include "engine/kvm/kvm.h"
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 enum { PINS = 24 }; // of the IOAPIC, whose routes the kernel looks at
@@ -87,13 +88,18 @@ static void send(struct engine_vm *e, const struct cpu_msi *m)
     ioctl(KVM_VM(e)->fd, KVM_SIGNAL_MSI, &msi);
 }
 
+struct pin_routing { // struct kvm_irq_routing with an entry for each pin
+    uint32_t count, flags;
+    struct kvm_irq_routing_entry entry[PINS];
+};
+
+_Static_assert(offsetof(struct pin_routing, entry) == offsetof(struct kvm_irq_routing, entries),
+               "layout of struct kvm_irq_routing");
+
 static int routes(struct engine_vm *e, const struct cpu_msi *m, unsigned count)
 {
-    struct {
-        struct kvm_irq_routing table;
-        struct kvm_irq_routing_entry entry[PINS];
-    } r = {.table.nr = count < PINS ? count : PINS};
-    for (unsigned n = 0; n < r.table.nr; n++)
+    struct pin_routing r = {.count = count < PINS ? count : PINS};
+    for (unsigned n = 0; n < r.count; n++)
         r.entry[n] = (struct kvm_irq_routing_entry){.gsi = n,
                                                     .type = KVM_IRQ_ROUTING_MSI,
                                                     .u.msi = {.address_lo = (uint32_t)m[n].address,

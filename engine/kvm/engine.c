@@ -220,22 +220,6 @@ static int bell(struct engine_vm *e, uint64_t gpa, unsigned size, uint32_t value
     return ioctl(KVM_VM(e)->fd, KVM_IOEVENTFD, &k) < 0 ? -errno : 0;
 }
 
-static void vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx)
-{
-    const struct kvm_vcpu *v = KVM_VCPU(e);
-    emit(ctx, "kvm_runs", v->runs);
-    emit(ctx, "kvm_finishes", v->finishes);
-    emit(ctx, "kvm_injected", v->injected);
-    emit(ctx, "kvm_windows", v->windows);
-    emit(ctx, "nmis", v->nmis);
-    for (unsigned n = 0; n < KVM_REASONS; n++) {
-        char name[48] = "kvm_exits_";
-        strncat(name, kvm_reason_name(n), sizeof name - sizeof "kvm_exits_");
-        if (v->exits[n])
-            emit(ctx, name, v->exits[n]);
-    }
-}
-
 static void vm_stats(struct engine_vm *e, engine_stat_fn emit, void *ctx)
 {
     unsigned used = 0;
@@ -271,6 +255,6 @@ const struct engine_ops engine_kvm = {
     .kick = kvm_kick,
     .get_state = kvm_get_state,
     .set_state = kvm_set_state,
-    .vcpu_stats = vcpu_stats,
+    .vcpu_stats = kvm_vcpu_stats,
     .vm_stats = vm_stats,
 };

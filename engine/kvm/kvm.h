@@ -12,7 +12,8 @@
 //
 // Files: engine.c the table of functions, vcpu.c making and breaking, cpuid.c the model, memory.c slots, dirty.c what
 // was written, apic.c the kernel's local APICs, run.c the loop and what happens between instructions, exit.c the
-// reasons for which KVM_RUN returns, msr.c, state.c, clock.c the time stamp counter, tell.c errors and the trace.
+// reasons for which KVM_RUN returns, msr.c, state.c, clock.c the time stamp counter, stats.c counters, tell.c errors
+// and the trace.
 //
 // Two things a guest can see of the vendor beneath: SYSCALL, SYSRET, SYSENTER and SYSEXIT do outside of what both
 // vendors share as the host's CPU does; and on VMX, MWAIT does not raise #UD (cpuid.c says why).
@@ -161,6 +162,9 @@ int kvm_set_state(struct engine_vcpu *e, const struct cpu_state *s, unsigned gro
 uint32_t kvm_tsc_khz(struct engine_host *e);
 int kvm_clock_prepare(struct kvm_vcpu *v, struct error *err);
 void kvm_clock_sync(struct kvm_vcpu *v); // the guest's TSC is what the owner says; before KVM_RUN
+
+// stats.c
+void kvm_vcpu_stats(struct engine_vcpu *e, engine_stat_fn emit, void *ctx);
 
 // tell.c
 const char *kvm_reason_name(unsigned reason); // of KVM_EXIT_*
