@@ -68,6 +68,8 @@ static int take_words(struct record *r, const json_t *words)
 {
     size_t count = json_array_size(words), i;
     json_t *word;
+    if (!json_is_array(words))
+        return -EINVAL;
     r->arguments = calloc(count + 1, sizeof *r->arguments);
     if (!r->arguments)
         return -ENOMEM;

@@ -10,14 +10,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+enum { LOOK_MS = 2000 }; // a list of many is not held up for long by one that hangs
+
 const char *vm_state_name(enum vm_state s)
 {
     static const char *const names[] = {"starting", "running", "paused", "stopped", "failed", "crashed"};
     return names[s];
 }
 
-int vm_ask(const struct state_dir *d, const char *method, const char *path, const json_t *body, json_t **reply,
-           struct error *err)
+static int ask(const struct state_dir *d, const char *method, const char *path, const json_t *body, int patience_ms,
+               json_t **reply, struct error *err)
 {
     struct sockaddr_un a;
     struct error why;
@@ -25,7 +27,7 @@ int vm_ask(const struct state_dir *d, const char *method, const char *path, cons
     if (!state_dir_owner(d))
         return error_set(err, ESRCH, "%s: the machine is not running", d->name);
     state_dir_socket(d, "control.sock", &a);
-    int e = control_ask(&a, method, path, body, CONTROL_PATIENCE_MS, &answer, &why);
+    int e = control_ask(&a, method, path, body, patience_ms, &answer, &why);
     if (e && !state_dir_owner(d))
         return error_set(err, ESRCH, "%s: the machine is not running", d->name);
     if (e)
@@ -35,6 +37,12 @@ int vm_ask(const struct state_dir *d, const char *method, const char *path, cons
     else
         json_decref(answer);
     return 0;
+}
+
+int vm_ask(const struct state_dir *d, const char *method, const char *path, const json_t *body, json_t **reply,
+           struct error *err)
+{
+    return ask(d, method, path, body, CONTROL_PATIENCE_MS, reply, err);
 }
 
 static void look_at_dead(struct vm_view *v)
@@ -57,7 +65,7 @@ static void look_at_dead(struct vm_view *v)
 static void look_at_living(struct vm_view *v)
 {
     v->state = VM_STATE_STARTING;
-    if (vm_ask(&v->dir, "GET", "/vm", NULL, &v->live, NULL) == 0) {
+    if (ask(&v->dir, "GET", "/vm", NULL, LOOK_MS, &v->live, NULL) == 0) {
         const char *state = json_string_value(json_object_get(v->live, "state"));
         v->state = state && !strcmp(state, "paused") ? VM_STATE_PAUSED : VM_STATE_RUNNING;
     }

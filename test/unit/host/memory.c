@@ -27,6 +27,22 @@ static void is_memory(void **state)
     }
 }
 
+static void tells_what_is_resident(void **state)
+{
+    (void)state;
+    for (int shared = 0; shared < 2; shared++) {
+        struct host_ram m;
+        assert_int_equal(host_ram_create(&m, "test-ram", SIZE, shared, NULL), 0);
+        assert_int_equal(host_ram_resident(&m), 0);
+        memset(m.base, 1, SIZE / 4);
+        uint64_t some = host_ram_resident(&m);
+        assert_in_range(some, SIZE / 4, SIZE / 2); // huge pages may bring more than was touched
+        memset(m.base, 1, SIZE);
+        assert_int_equal(host_ram_resident(&m), SIZE);
+        host_ram_destroy(&m);
+    }
+}
+
 // Touches p in a child; true if that kills it.
 static int faults(volatile uint8_t *p)
 {
@@ -91,6 +107,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(is_memory),
+        cmocka_unit_test(tells_what_is_resident),
         cmocka_unit_test(is_fenced),
         cmocka_unit_test(can_be_shared_but_not_cut),
         cmocka_unit_test(refuses_what_cannot_be),
