@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RETRY_US = 50000, HELLO_MS = 15000, BEGIN_MS = 60000, LINE = 32 };
+enum { RETRY_US = 50000, HELLO_MS = 15000, EARLY_MS = 5000, BEGIN_MS = 60000, LINE = 32 };
 
 struct guest *guest_new(const char *name, struct error *err)
 {
@@ -52,7 +52,8 @@ static int connect_path(const struct guest *g, struct error *err)
     return fd >= 0 || fd == -EAGAIN ? fd : error_set(err, -fd, "socket %.160s: %s", g->name, strerror(-fd));
 }
 
-static int connect_machine(const struct guest *g, struct error *err)
+// -EAGAIN: not yet. A machine that is just starting has no socket for a moment (`early`).
+static int connect_machine(const struct guest *g, bool early, struct error *err)
 {
     struct state_dir d;
     int e = state_dir_open(&d, g->name, err);
@@ -65,6 +66,8 @@ static int connect_machine(const struct guest *g, struct error *err)
     state_dir_close(&d);
     if (fd >= 0 || fd == -EAGAIN)
         return fd;
+    if (lives && early && (fd == -ENOENT || fd == -ECONNREFUSED))
+        return -EAGAIN;
     if (!lives)
         return error_set(err, ESRCH, "machine %s is not running", g->name);
     return error_set(err, -fd, "machine %s has no sockets to its guest (--vsock): %s", g->name, strerror(-fd));
@@ -105,9 +108,9 @@ static int greet(struct guest *g, struct error *err)
 int guest_connect(struct guest *g, unsigned wait_s, struct error *err)
 {
     // Even who will not wait gives an agent that is there the time to answer.
-    int64_t until = now_ms() + (int64_t)wait_s * 1000, patient = now_ms() + HELLO_MS;
+    int64_t until = now_ms() + (int64_t)wait_s * 1000, patient = now_ms() + HELLO_MS, early = now_ms() + EARLY_MS;
     for (;;) {
-        int fd = strchr(g->name, '/') ? connect_path(g, err) : connect_machine(g, err);
+        int fd = strchr(g->name, '/') ? connect_path(g, err) : connect_machine(g, now_ms() < early, err);
         if (fd < 0 && fd != -EAGAIN)
             return fd;
         if (fd >= 0 && ask_port(fd, until > patient ? until : patient)) {
