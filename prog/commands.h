@@ -10,6 +10,7 @@ int run_machine(int argc, char **argv, struct restore *restore);
 
 int command_run(int argc, char **argv);
 int command_start(int argc, char **argv);
+int command_restart(int argc, char **argv);
 int command_ps(int argc, char **argv);
 int command_logs(int argc, char **argv);
 int command_console(int argc, char **argv);

@@ -9,6 +9,7 @@ static const struct {
 } commands[] = {
     {"run", "start a virtual machine; stay with it until it ends, or leave it in the background (-d)", command_run},
     {"start", "start machines again that have ended", command_start},
+    {"restart", "stop machines, and start them again", command_restart},
     {"ps", "list machines", command_ps},
     {"logs", "show what a machine has printed", command_logs},
     {"console", "sit down at a machine's console", command_console},

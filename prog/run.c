@@ -3,7 +3,7 @@
 #include "prog/detach.h"
 #include "prog/life.h"
 #include "prog/run_image.h"
-#include "prog/vm_options.h"
+#include "prog/vm_power.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +108,18 @@ static int start(const char *name, struct error *err)
     return e ? -1 : status;
 }
 
+// All that are named, one after the other.
+static int start_all(const struct command_line *line, const struct vm_options *o)
+{
+    struct error err;
+    int status = STATUS_OK;
+    for (unsigned i = 0; i < o->names; i++) {
+        int one = start(o->name[i], &err);
+        status = one < 0 ? vm_fail(line, err.text) : one ? one : status;
+    }
+    return status;
+}
+
 int command_start(int argc, char **argv)
 {
     static const struct option_group *const groups[] = {&vm_help_option, NULL};
@@ -121,14 +133,25 @@ int command_start(int argc, char **argv)
         .groups = groups,
     };
     struct vm_options o = {0};
-    struct error err;
+    int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
+    return status >= 0 ? status : start_all(&line, &o);
+}
+
+int command_restart(int argc, char **argv)
+{
+    static const struct option_group *const groups[] = {&vm_time_option, &vm_help_option, NULL};
+    static const struct command_line line = {
+        .command = "restart",
+        .usage =
+            "restart [--time SECONDS] NAME...\nStop machines, as trapeze stop does, and start them again, as trapeze "
+            "start does.",
+        .after = "Example: trapeze restart web\n",
+        .groups = groups,
+    };
+    struct vm_options o = {.time = VM_STOP_SECONDS};
     int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
     if (status >= 0)
         return status;
-    status = STATUS_OK;
-    for (unsigned i = 0; i < o.names; i++) {
-        int one = start(o.name[i], &err);
-        status = one < 0 ? vm_fail(&line, err.text) : one ? one : status;
-    }
-    return status;
+    status = vm_stop_all(&line, &o, false);
+    return status ? status : start_all(&line, &o);
 }

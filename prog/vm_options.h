@@ -4,7 +4,7 @@
 #pragma once
 #include "prog/command_line.h"
 
-enum { VM_NAMES_MAX = 64 };
+enum { VM_NAMES_MAX = 64, VM_STOP_SECONDS = 30 };
 
 struct vm_options {
     bool help, all, json, follow, once, force, hvc, messages;

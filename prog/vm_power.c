@@ -1,8 +1,8 @@
 // Commands that change how a machine lives: stop, kill, rm, pause, resume. Each takes several names, goes on after one
 // that fails, and then ends with 1.
+#include "prog/vm_power.h"
 #include "host/clock.h"
 #include "prog/commands.h"
-#include "prog/vm_options.h"
 #include "prog/vm_view.h"
 #include <errno.h>
 #include <signal.h>
@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { STOP_SECONDS = 30, KILL_SECONDS = 10 };
+enum { KILL_SECONDS = 10 };
 
 typedef int act(const struct vm_options *o, struct state_dir *d, struct error *err);
 
@@ -124,7 +124,7 @@ static int press(struct state_dir *d, const char *name, struct error *err)
 }
 
 // The buttons of all are pressed first: they power off at the same time.
-static int stop_all(const struct command_line *line, const struct vm_options *o)
+int vm_stop_all(const struct command_line *line, const struct vm_options *o, bool tell)
 {
     struct state_dir d[VM_NAMES_MAX];
     struct error err;
@@ -141,7 +141,7 @@ static int stop_all(const struct command_line *line, const struct vm_options *o)
         double left = until > now ? (double)(until - now) / 1e9 : 0;
         if (pressed[i] && !vm_wait_end(&d[i], left) && end_process(&d[i], &err))
             status = vm_fail(line, err.text);
-        else if (pressed[i])
+        else if (pressed[i] && tell)
             puts(o->name[i]);
         state_dir_close(&d[i]);
     }
@@ -158,9 +158,9 @@ int command_stop(int argc, char **argv)
         .after = "Example: trapeze stop --time 60 web db\n",
         .groups = groups,
     };
-    struct vm_options o = {.time = STOP_SECONDS};
+    struct vm_options o = {.time = VM_STOP_SECONDS};
     int status = vm_options_take(&line, &o, argc, argv, 1, VM_NAMES_MAX);
-    return status >= 0 ? status : stop_all(&line, &o);
+    return status >= 0 ? status : vm_stop_all(&line, &o, true);
 }
 
 int command_kill(int argc, char **argv)
