@@ -1,11 +1,12 @@
-// See file.h. The file is read, not mapped: a mapping would change, or fault, if somebody changed the file while the
-// machine is running, and it is needed again at every reset.
+// See file.h. A file that somebody may change is read, not mapped: a mapping would change, or fault, if somebody
+// changed the file while the machine is running, and it is needed again at every reset.
 #include "prog/file.h"
 #include "host/memory.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,14 +46,32 @@ int file_map(struct file *f, const char *what, const char *path, struct error *e
         e = error_set(err, e, "%s %s: %s", what, path, strerror(e));
         free(data);
     } else {
-        *f = (struct file){data, (size_t)st.st_size};
+        *f = (struct file){data, (size_t)st.st_size, false};
     }
     close(fd);
     return e;
 }
 
+int file_view(struct file *f, const char *what, const char *path, struct error *err)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    void *data = MAP_FAILED;
+    if (fd >= 0 && !fstat(fd, &st))
+        data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    int e = data == MAP_FAILED ? error_set(err, errno, "%s %s: %s", what, path, strerror(errno)) : 0;
+    if (!e)
+        *f = (struct file){data, (size_t)st.st_size, true};
+    if (fd >= 0)
+        close(fd);
+    return e;
+}
+
 void file_unmap(struct file *f)
 {
-    free((void *)f->data);
+    if (f->viewed)
+        munmap((void *)f->data, f->size);
+    else
+        free((void *)f->data);
     *f = (struct file){0};
 }

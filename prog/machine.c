@@ -17,10 +17,11 @@ enum { CODE_CACHE_DEFAULT = 64 << 20, HARDWARE_LEAVES = 256 };
 
 static int open_files(struct machine *m, struct error *err)
 {
-    int e = file_map(&m->kernel, "kernel", m->o->kernel, err);
+    int (*get)(struct file *, const char *, const char *, struct error *) = m->restore ? file_view : file_map;
+    int e = m->o->kernel ? get(&m->kernel, "kernel", m->o->kernel, err) : 0;
     if (!e && m->o->initrd)
-        e = file_map(&m->initrd, "initrd", m->o->initrd, err);
-    if (!e && m->o->agent) {
+        e = get(&m->initrd, "initrd", m->o->initrd, err);
+    if (!e && m->o->agent && !m->restore) { // a snapshot's have it already
         e = agent_append(&m->initrd, err);
         if (!e && asprintf(&m->cmdline, "%s %s", m->o->append, AGENT_RDINIT) < 0)
             m->cmdline = NULL;

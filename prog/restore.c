@@ -36,16 +36,16 @@ static char *file_of(const struct restore *r, const char *name)
 // A new overlay over the snapshot's copy, or what the machine only reads.
 static int replace_disk(struct restore *r, unsigned n, struct disk_option *o, const char *overlays, struct error *err)
 {
-    const struct snapshot_disk *d = &r->s.m.disk[n];
-    if (d->readonly != o->readonly)
-        return error_set(err, EINVAL, "snapshot %s: disk %u: its options say otherwise than the snapshot", r->s.path,
-                         n);
-    o->format = d->readonly ? (!strcmp(d->format, "raw") ? DISK_RAW : DISK_QCOW2) : DISK_QCOW2;
-    if (d->readonly) {
-        o->path = d->path;
+    struct snapshot_disk *d = &r->s.m.disk[n];
+    o->readonly = d->readonly;
+    o->format = d->readonly && !strcmp(d->format, "raw") ? DISK_RAW : DISK_QCOW2;
+    memcpy(o->serial, d->serial, sizeof o->serial);
+    char *base = d->copied ? file_of(r, d->path) : d->path;
+    if (d->readonly && base) {
+        r->disk[n] = d->copied ? base : NULL;
+        o->path = base;
         return 0;
     }
-    char *base = file_of(r, d->path);
     if (!base || asprintf(&r->disk[n], "%s/disk%u.qcow2", overlays, n) < 0) {
         free(base);
         r->disk[n] = NULL;
@@ -62,9 +62,17 @@ static int replace_disk(struct restore *r, unsigned n, struct disk_option *o, co
 int restore_options(struct restore *r, struct run_options *o, const char *overlays, struct error *err)
 {
     const struct snapshot_manifest *m = &r->s.m;
-    if (o->disks != m->disks || o->nets != m->nets || o->cpus != m->model.config.cpus || o->memory != m->memory ||
-        o->no_paravirt != !m->model.config.paravirt)
-        return error_set(err, EINVAL, "snapshot %s: its options tell of another machine than it is of", r->s.path);
+    if (o->nets != m->nets)
+        return error_set(err, EINVAL, "snapshot %s: it has %u network cards, and the options say %u", r->s.path,
+                         m->nets, o->nets);
+    // A disk that was found or made for the machine is not among its options: their limits are for others then.
+    for (unsigned n = o->disks == m->disks ? m->disks : 0; n < MAX_DISKS; n++)
+        o->disk[n] = (struct disk_option){0};
+    o->disks = m->disks;
+    o->cpus = m->model.config.cpus;
+    o->memory = m->memory;
+    o->no_paravirt = !m->model.config.paravirt;
+    o->append = m->append;
     r->kernel = m->kernel.bytes ? file_of(r, "kernel") : NULL;
     r->initrd = m->initrd.bytes ? file_of(r, "initrd") : NULL;
     o->kernel = r->kernel;

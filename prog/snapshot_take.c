@@ -55,7 +55,7 @@ static int flush_disk(struct disk *d)
 static int copy_disk(struct taking *t, unsigned n, struct error *err)
 {
     const char *path = t->m->o->disk[n].path;
-    int e = flush_disk(t->m->disk[n]);
+    int e = t->m->o->disk[n].readonly ? 0 : flush_disk(t->m->disk[n]);
     if (e)
         return error_set(err, -e, "disk %s: %s", path, strerror(-e));
     int from = open(path, O_RDONLY | O_CLOEXEC);
@@ -73,7 +73,7 @@ static int copy_standing(struct taking *t)
     if (!e)
         e = snapshot_memory_write(t->memory_fd, m->ram.base, m->ram.size, m->ram.fd, &t->manifest.ram, t->err);
     for (unsigned n = 0; n < m->o->disks && !e; n++)
-        if (!m->o->disk[n].readonly)
+        if (t->manifest.disk[n].copied)
             e = copy_disk(t, n, t->err);
     return e;
 }
@@ -139,6 +139,13 @@ static const char *format_of(const struct disk_option *d)
     return d->format == DISK_QCOW2 || !memcmp(first, qcow2, sizeof first) ? "qcow2" : "raw";
 }
 
+// What lies in the machine's directory goes with it.
+static bool in_own_folder(const struct machine *m, const char *path)
+{
+    size_t n = m->dir ? strlen(m->dir->path) : 0;
+    return n && !strncmp(path, m->dir->path, n) && path[n] == '/';
+}
+
 static int add_files(struct taking *t, struct error *err)
 {
     const struct run_options *o = t->m->o;
@@ -154,10 +161,12 @@ static int add_files(struct taking *t, struct error *err)
         d->size = t->m->disk[n]->size;
         strcpy(d->format, format_of(&o->disk[n]));
         snprintf(name, sizeof name, "disk%u", n);
-        d->path = d->readonly ? realpath(o->disk[n].path, NULL) : strdup(name);
+        strcpy(d->serial, t->m->disk[n]->serial);
+        d->copied = !d->readonly || in_own_folder(t->m, o->disk[n].path);
+        d->path = d->copied ? strdup(name) : realpath(o->disk[n].path, NULL);
         if (!d->path)
             return error_set(err, errno, "disk %s: %s", o->disk[n].path, strerror(errno));
-        if (d->readonly)
+        if (!d->copied)
             continue;
         if (stat(o->disk[n].path, &st) < 0 || !S_ISREG(st.st_mode))
             return error_set(err, ENOTSUP, "disk %s: only disks that are files can be copied", o->disk[n].path);
@@ -202,7 +211,7 @@ static int add_rest(struct taking *t, struct error *err)
     if (!e && m->initrd.size)
         e = add_part(t, "initrd", m->initrd.data, m->initrd.size, &t->manifest.initrd, err);
     for (unsigned n = 0; n < m->o->disks && !e; n++)
-        if (!m->o->disk[n].readonly)
+        if (t->manifest.disk[n].copied)
             e = snapshot_file_digest(t->disk_fd[n], INT64_MAX, &t->manifest.disk[n].part, err);
     return e;
 }
@@ -219,6 +228,7 @@ static void describe(struct taking *t, char **options, const char *directory)
     f->created = strdup(now);
     f->program = strdup(TRAPEZE_VERSION);
     f->engine = strdup(m->vm.engine_ops->name);
+    f->append = strdup(m->o->append ? m->o->append : "");
     f->directory = strdup(directory);
     f->options = options;
     while (options[f->option_count])

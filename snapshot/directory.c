@@ -234,7 +234,7 @@ int snapshot_verify(const struct snapshot *s, struct error *err)
     if (!e && s->m.initrd.bytes)
         e = check_part(s, "initrd", &s->m.initrd, err);
     for (unsigned i = 0; i < s->m.disks && !e; i++)
-        if (!s->m.disk[i].readonly)
+        if (s->m.disk[i].copied)
             e = check_part(s, s->m.disk[i].path, &s->m.disk[i].part, err);
     return e;
 }

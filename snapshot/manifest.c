@@ -36,8 +36,8 @@ static json_t *model_json(const struct cpu_model *m)
 
 static json_t *disk_json(const struct snapshot_disk *d)
 {
-    return json_pack("{s:s, s:b, s:s, s:I, s:o*}", "path", d->path, "readonly", d->readonly, "format", d->format,
-                     "size", (json_int_t)d->size, "part", d->readonly ? NULL : part_json(&d->part));
+    return json_pack("{s:s, s:b, s:s, s:s, s:I, s:o*}", "path", d->path, "readonly", d->readonly, "format", d->format,
+                     "serial", d->serial, "size", (json_int_t)d->size, "part", d->copied ? part_json(&d->part) : NULL);
 }
 
 char *snapshot_manifest_write(const struct snapshot_manifest *m)
@@ -51,12 +51,13 @@ char *snapshot_manifest_write(const struct snapshot_manifest *m)
         const uint8_t *a = m->mac[i];
         json_array_append_new(nets, json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3], a[4], a[5]));
     }
-    json_t *j = json_pack(
-        "{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:o, s:o, s:o, s:{s:o, s:o, s:o*, s:o*}}", "format", FORMAT,
-        "version", SNAPSHOT_VERSION, "name", m->name, "created", m->created, "program", m->program, "engine", m->engine,
-        "directory", m->directory, "options", options, "memory", (json_int_t)m->memory, "cpus", model_json(&m->model),
-        "disks", disks, "nets", nets, "parts", "state", part_json(&m->state), "memory", part_json(&m->ram), "kernel",
-        m->kernel.bytes ? part_json(&m->kernel) : NULL, "initrd", m->initrd.bytes ? part_json(&m->initrd) : NULL);
+    json_t *j = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:o, s:o, s:o, s:{s:o, s:o, s:o*, s:o*}}",
+                          "format", FORMAT, "version", SNAPSHOT_VERSION, "name", m->name, "created", m->created,
+                          "program", m->program, "engine", m->engine, "append", m->append, "directory", m->directory,
+                          "options", options, "memory", (json_int_t)m->memory, "cpus", model_json(&m->model), "disks",
+                          disks, "nets", nets, "parts", "state", part_json(&m->state), "memory", part_json(&m->ram),
+                          "kernel", m->kernel.bytes ? part_json(&m->kernel) : NULL, "initrd",
+                          m->initrd.bytes ? part_json(&m->initrd) : NULL);
     char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
     json_decref(j);
     return text;
@@ -189,6 +190,7 @@ static void read_disks(struct reader *r, const json_t *list, struct snapshot_man
         const json_t *j = json_array_get(list, m->disks);
         struct snapshot_disk *d = &m->disk[m->disks];
         const char *format = json_string_value(json_object_get(j, "format"));
+        const char *serial = json_string_value(json_object_get(j, "serial"));
         d->path = string(r, j, "path");
         d->readonly = truth(r, j, "readonly");
         d->size = number(r, j, "size", 512, INT64_MAX);
@@ -196,10 +198,14 @@ static void read_disks(struct reader *r, const json_t *list, struct snapshot_man
             memcpy(d->format, format, strlen(format) + 1);
         else
             wrong(r, "format");
-        if (d->readonly)
-            continue;
-        read_part(r, j, "part", &d->part);
-        if (!plain_name(d->path))
+        if (serial && strlen(serial) < sizeof d->serial)
+            memcpy(d->serial, serial, strlen(serial) + 1);
+        else
+            wrong(r, "serial");
+        d->copied = !d->readonly || json_object_get(j, "part");
+        if (d->copied)
+            read_part(r, j, "part", &d->part);
+        if (d->copied ? !plain_name(d->path) : !d->path || d->path[0] != '/')
             wrong(r, "path");
     }
 }
@@ -227,6 +233,7 @@ static void read_all(struct reader *r, const json_t *j, struct snapshot_manifest
     m->created = string(r, j, "created");
     m->program = string(r, j, "program");
     m->engine = string(r, j, "engine");
+    m->append = string(r, j, "append");
     m->directory = string(r, j, "directory");
     m->memory = number(r, j, "memory", SNAPSHOT_PAGE, INT64_MAX);
     if (m->memory % SNAPSHOT_PAGE)
@@ -275,6 +282,7 @@ void snapshot_manifest_free(struct snapshot_manifest *m)
     free(m->created);
     free(m->program);
     free(m->engine);
+    free(m->append);
     free(m->directory);
     for (unsigned i = 0; m->options && m->options[i]; i++)
         free(m->options[i]);

@@ -13,8 +13,9 @@
 enum { SNAPSHOT_VERSION = 1, SNAPSHOT_DISKS = 24, SNAPSHOT_NETS = 8, SNAPSHOT_OPTIONS = 1024 };
 
 struct snapshot_disk {
-    char *path; // a copy in the snapshot: its name there; else the absolute path of what only is read
-    bool readonly;
+    char *path; // a copy in the snapshot: its name there; else the absolute path of what the machine only reads
+    bool copied, readonly;
+    char serial[21];
     char format[8];            // "raw" or "qcow2"
     uint64_t size;             // of the disk, bytes
     struct snapshot_part part; // of the copy
@@ -25,6 +26,7 @@ struct snapshot_manifest {
     char *created;   // "2026-01-31T12:00:00Z"
     char *program;   // version of Trapeze
     char *engine;    // that it ran under
+    char *append;    // the kernel's command line
     char *directory; // where it was started: relative paths among the options begin there
     char **options;  // of `trapeze run`, as given; NULL at the end
     unsigned option_count;

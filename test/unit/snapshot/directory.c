@@ -49,12 +49,13 @@ static char *fill(struct snapshot_writer *w)
                                   .created = "now",
                                   .program = "0",
                                   .engine = "interp",
+                                  .append = "",
                                   .directory = "/",
                                   .options = words,
                                   .memory = sizeof ram,
                                   .model = {.name = "m", .count = 1, .phys_bits = 40, .config = {1, 1000000}},
                                   .disks = 1,
-                                  .disk = {{.path = "disk0", .format = "raw", .size = 512}}};
+                                  .disk = {{.path = "disk0", .copied = true, .format = "raw", .size = 512}}};
     int fd = snapshot_add(w, "memory", &err);
     assert_true(fd >= 0);
     assert_int_equal(snapshot_memory_write(fd, ram, sizeof ram, -1, &m.ram, &err), 0);

@@ -15,6 +15,7 @@ static struct snapshot_manifest example(void)
         .created = "2026-01-02T03:04:05Z",
         .program = "0.1.0",
         .engine = "dbt",
+        .append = "console=ttyS0",
         .directory = "/home/eva",
         .options = words,
         .option_count = 4,
@@ -29,9 +30,13 @@ static struct snapshot_manifest example(void)
                   .efer_mask = 0xd01,
                   .config = {.cpus = 2, .tsc_khz = 2600000, .paravirt = true}},
         .disks = 2,
-        .disk =
-            {{.path = "disk0", .format = "qcow2", .size = 1 << 30, .part = {7, 7, "0123456789abcdef0123456789abcdef"}},
-             {.path = "/isos/a.iso", .format = "raw", .size = 2048, .readonly = true}},
+        .disk = {{.path = "disk0",
+                  .format = "qcow2",
+                  .size = 1 << 30,
+                  .copied = true,
+                  .serial = "s1",
+                  .part = {7, 7, "0123456789abcdef0123456789abcdef"}},
+                 {.path = "/isos/a.iso", .format = "raw", .size = 2048, .readonly = true}},
         .nets = 1,
         .mac = {{0x52, 0x54, 0, 0xab, 0xcd, 0xef}},
         .state = {100, 100, "00000000000000000000000000000001"},
@@ -67,7 +72,9 @@ static void round_trip(void **state)
     assert_int_equal(r.disks, 2);
     assert_string_equal(r.disk[0].part.xxh3, m.disk[0].part.xxh3);
     assert_string_equal(r.disk[1].path, "/isos/a.iso");
-    assert_true(r.disk[1].readonly);
+    assert_true(r.disk[1].readonly && !r.disk[1].copied);
+    assert_string_equal(r.disk[0].serial, "s1");
+    assert_string_equal(r.append, "console=ttyS0");
     assert_memory_equal(r.mac, m.mac, sizeof r.mac);
     assert_int_equal(r.ram.stored, 4096);
     assert_int_equal(r.initrd.bytes, 0);
@@ -127,6 +134,7 @@ static void refused(void **state)
 #define MISSING(what) "snapshot.json: " what " is missing or makes no sense"
     REFUSED(m.disk[0].path = "../../etc/shadow", -EINVAL, MISSING("path"));
     REFUSED(m.disk[0].path = ".ssh", -EINVAL, MISSING("path"));
+    REFUSED(m.disk[1].path = "relative.iso", -EINVAL, MISSING("path"));
     REFUSED(strcpy(m.disk[0].format, "vmdk"), -EINVAL, MISSING("format"));
     REFUSED(m.memory = 12345, -EINVAL, MISSING("memory"));
     REFUSED(m.memory = 32 << 20, -EINVAL, MISSING("memory")); // not as long as the file
