@@ -4,6 +4,8 @@
 #include "prog/command_line.h"
 #include "prog/commands.h"
 #include "prog/restore.h"
+#include "prog/snapshot_store.h"
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +13,7 @@
 
 struct restore_command {
     const char *name, *engine, *console;
-    bool copy, verify, help;
+    bool copy, verify, detach, help;
     char *snapshot;
     char **rest; // options for run
     int rest_count;
@@ -32,6 +34,7 @@ static const struct option table[] = {
     {"name", "NAME", "the machine's name (default: as it was)", OPTION_TEXT(struct restore_command, name)},
     {"engine", "ENGINE", "kvm, dbt or interp (default: the best)", OPTION_TEXT(struct restore_command, engine)},
     {"console", "WHERE", "where COM1 goes (default: as it was)", OPTION_TEXT(struct restore_command, console)},
+    {"detach", NULL, "in the background", OPTION_SET(struct restore_command, detach), .letter = 'd'},
     {"copy-memory", NULL, "read all memory now, not as it is used; dbt then runs computing programs faster",
      OPTION_SET(struct restore_command, copy)},
     {"verify", NULL, "check all parts of the snapshot first", OPTION_SET(struct restore_command, verify)},
@@ -73,6 +76,8 @@ static char **all_words(const struct restore_command *c, const struct snapshot_m
     give(words, count, "--engine", c->engine);
     give(words, count, "--name", c->name);
     give(words, count, "--console", c->console);
+    if (c->detach)
+        words[(*count)++] = strdup("--detach");
     for (int i = 0; i < c->rest_count; i++)
         words[(*count)++] = c->rest[i];
     return words;
@@ -81,7 +86,9 @@ static char **all_words(const struct restore_command *c, const struct snapshot_m
 static int restore(struct restore_command *c, struct error *err)
 {
     struct restore r;
-    int count, e = restore_open(&r, c->snapshot, err);
+    char *path = snapshot_store_path(c->snapshot, err);
+    int count, e = path ? restore_open(&r, path, err) : -EINVAL;
+    free(path);
     if (e)
         return fprintf(stderr, "trapeze restore: %s\n", err->text), STATUS_FAILED;
     r.copy_memory = c->copy;

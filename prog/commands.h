@@ -23,6 +23,8 @@ int command_balloon(int argc, char **argv);
 int command_rm(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_image(int argc, char **argv);
+int command_snapshot(int argc, char **argv);
+int command_clone(int argc, char **argv);
 int command_restore(int argc, char **argv);
 int command_exec(int argc, char **argv);
 int command_cp(int argc, char **argv);

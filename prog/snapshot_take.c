@@ -228,7 +228,7 @@ static void describe(struct taking *t, char **options, const char *directory)
     f->created = strdup(now);
     f->program = strdup(TRAPEZE_VERSION);
     f->engine = strdup(m->vm.engine_ops->name);
-    f->append = strdup(m->o->append ? m->o->append : "");
+    f->append = strdup(m->cmdline ? m->cmdline : m->o->append);
     f->directory = strdup(directory);
     f->options = options;
     while (options[f->option_count])
