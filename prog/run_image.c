@@ -244,10 +244,12 @@ static int find_kernel(struct run_image *i, struct run_options *o, const char *i
     char name[64];
     host_name(o, name);
     // systemd takes its names from here; others take these for some module's.
-    e = asprintf(&i->append, "root=%s ro console=ttyS0 systemd.hostname=%s systemd.machine_id=%s%s%s", i->found.root,
-                 name, id, o->append[0] ? " " : "", o->append) < 0
+    char *shares = share_words(o->share, o->shares);
+    e = !shares || asprintf(&i->append, "root=%s ro console=ttyS0 systemd.hostname=%s systemd.machine_id=%s%s%s%s",
+                            i->found.root, name, id, shares, o->append[0] ? " " : "", o->append) < 0
             ? error_set(err, ENOMEM, "out of memory")
             : 0;
+    free(shares);
     snprintf(i->kernel, sizeof i->kernel, "/proc/self/fd/%d", i->found.kernel_fd);
     snprintf(i->initrd, sizeof i->initrd, "/proc/self/fd/%d", i->found.initrd_fd);
     if (e) {

@@ -254,6 +254,15 @@ static void shares(void **state)
     assert_string_equal(o.share[1].tag, "e");
     assert_true(o.share[1].readonly);
     assert_true(o.no_balloon);
+    char *words = share_words(o.share, 2);
+    assert_string_equal(words, " trapeze.share=tag trapeze.share=e");
+    free(words);
+    // Nobody's words but ours get into a command line.
+    const struct share_option odd[] = {
+        {"/a", "a b", false}, {"/a", "c\"d", false}, {"/a", "..", false}, {"/a", "ok", false}};
+    words = share_words(odd, 4);
+    assert_string_equal(words, " trapeze.share=ok");
+    free(words);
     static const char *const bad[] = {"/a",     ":t",       "/a:",
                                       "/a:,ro", "/a:t,rw",  "/a:t,ro,ro",
                                       "/a:t,",  "/a:t,ro ", "/a:0123456789012345678901234567890123456"};
