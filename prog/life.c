@@ -175,6 +175,8 @@ static int enter(struct life *l, struct error *err)
     int e = l->how->again ? enter_again(l, err) : enter_new(l, err);
     if (e)
         return e;
+    if (l->o->name)
+        l->speaker = l->dir.name;
     l->o->name = l->dir.fd >= 0 ? l->dir.name : "trapeze";
     if (l->background < 0)
         return 0;
