@@ -16,9 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { WORDS = 1024, OURS = 24, KEY_MAX = 1024 };
+enum { WORDS = 1024, OURS = 24, KEY_MAX = 1024, RETRY_US = 200000 };
 
 struct ssh {
     const char *name, *user;
@@ -51,7 +52,7 @@ static int take_wait(void *into, char *v, struct error *err)
 
 static const struct option ssh_options[] = {
     {"user", "USER", "who to be in the guest (default root)", OPTION_TEXT(struct ssh, user), .letter = 'u'},
-    {"wait", "SECONDS", "wait so long for the guest's agent, while the guest boots (default 60)",
+    {"wait", "SECONDS", "wait so long for the guest's agent, and its ssh server, while the guest boots (default 60)",
      OPTION_TAKE(take_wait)},
     {"help", NULL, "this help", OPTION_SET(struct ssh, help), .letter = 'h'},
 };
@@ -155,6 +156,32 @@ static int install_key(struct ssh *s, struct error *err)
     return e;
 }
 
+// ---- the server
+
+// Waits until something answers at the guest's port 22: the agent is there long before a booting guest's ssh server.
+static int await_server(struct ssh *s, struct error *err)
+{
+    time_t begun = time(NULL);
+    uint8_t port[2];
+    put_le(port, 22, sizeof port);
+    s->request.size = 0;
+    request_add(&s->request, AGENT_ITEM_TCP_PORT, port, sizeof port); // the first item fits
+    for (bool told = false;;) {
+        guest_free(s->guest);
+        s->guest = guest_new(s->name, err);
+        int e = s->guest ? guest_connect(s->guest, s->wait, err) : -ENOMEM;
+        if (!e)
+            e = guest_ask(s->guest, AGENT_CONNECT, &s->request, err);
+        time_t gone = time(NULL) - begun;
+        if (e != -ECHILD || gone >= (time_t)s->wait)
+            return e;
+        if (gone >= 3 && !told)
+            fprintf(stderr, "trapeze ssh: %s: waiting for the guest's ssh server\n", s->name);
+        told |= gone >= 3;
+        usleep(RETRY_US);
+    }
+}
+
 // ---- ssh
 
 // Appends a word for a shell, in which ssh moreover replaces what follows a percent sign.
@@ -231,6 +258,8 @@ static int run(struct ssh *s, struct error *err)
     e = find_key(s, err);
     if (!e)
         e = install_key(s, err);
+    if (!e)
+        e = await_server(s, err);
     return e ? e : become_ssh(s, err);
 }
 
