@@ -1,7 +1,7 @@
 // Asynchronous I/O by io_uring. See aio.h.
 //
-// Submission is done by whoever calls, under a lock; one thread of our own reaps completions. Short transfers go in
-// again from the reaping thread. Invariant: inflight counts the requests whose completion has not been reaped;
+// Submission is done by whoever calls, under a lock; large transfers are left to threads of the kernel's; one thread of
+// our own reaps completions. Short transfers go in again from the reaping thread. Invariant: inflight counts the requests whose completion has not been reaped;
 // destroy() wakes the reaper by a no-op that carries no request.
 #include "backend/aio.h"
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ENTRIES = 128 };
+enum { ENTRIES = 128, COPY_MAX = 64 << 10 };
 
 struct aio_uring {
     struct aio aio;
@@ -47,6 +47,10 @@ static void prepare(struct io_uring_sqe *sqe, struct aio_request *r)
                                 (off_t)r->length);
         break;
     }
+    // What is in the page cache would be copied by whoever submits, which is a vCPU; below COPY_MAX that is quicker than
+    // waking a thread.
+    if ((r->op == AIO_READ || r->op == AIO_WRITE) && r->length >= COPY_MAX)
+        sqe->flags |= IOSQE_ASYNC;
     io_uring_sqe_set_data(sqe, r);
 }
 
