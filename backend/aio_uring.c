@@ -1,8 +1,8 @@
 // Asynchronous I/O by io_uring. See aio.h.
 //
 // Submission is done by whoever calls, under a lock; large transfers are left to threads of the kernel's; one thread of
-// our own reaps completions. Short transfers go in again from the reaping thread. Invariant: inflight counts the requests whose completion has not been reaped;
-// destroy() wakes the reaper by a no-op that carries no request.
+// our own reaps completions. Short transfers go in again from the reaping thread. Invariant: inflight counts the
+// requests whose completion has not been reaped; destroy() wakes the reaper by a no-op that carries no request.
 #include "backend/aio.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -47,8 +47,8 @@ static void prepare(struct io_uring_sqe *sqe, struct aio_request *r)
                                 (off_t)r->length);
         break;
     }
-    // What is in the page cache would be copied by whoever submits, which is a vCPU; below COPY_MAX that is quicker than
-    // waking a thread.
+    // What is in the page cache would be copied by whoever submits, which is a vCPU; below COPY_MAX that is quicker
+    // than waking a thread.
     if ((r->op == AIO_READ || r->op == AIO_WRITE) && r->length >= COPY_MAX)
         sqe->flags |= IOSQE_ASYNC;
     io_uring_sqe_set_data(sqe, r);
