@@ -42,6 +42,7 @@ check:
 	@test/check
 
 bench: all
+	@tools/install-deps check demo bench
 	@meson test -C $(BUILD) --benchmark --verbose
 
 install: all
