@@ -129,9 +129,15 @@ static void limit_close(struct disk *disk)
     free(d);
 }
 
+static int limit_hold(struct disk *disk, bool hold)
+{
+    struct disk *inner = ((struct limited_disk *)disk)->inner;
+    return inner->ops->hold ? inner->ops->hold(inner, hold) : 0;
+}
+
 int disk_limit(struct disk **disk, const struct rate_limits *limits, struct error *err)
 {
-    static const struct disk_ops ops = {limit_submit, limit_drain, limit_close, limit_stats};
+    static const struct disk_ops ops = {limit_submit, limit_drain, limit_close, limit_stats, limit_hold};
     if (!limits->operations && !limits->bytes)
         return 0;
     struct limited_disk *d = calloc(1, sizeof *d);

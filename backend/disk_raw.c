@@ -204,6 +204,14 @@ static int lock_file(int fd, const struct disk_options *o, struct error *err)
     return 0; // a file system without locks: nothing to be had
 }
 
+static int hold(struct disk *disk, bool wanted)
+{
+    struct flock l = {.l_type = !wanted ? F_UNLCK : disk->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(((struct raw_disk *)disk)->fd, F_OFD_SETLK, &l) == 0)
+        return 0;
+    return errno == EAGAIN || errno == EACCES ? -EBUSY : 0;
+}
+
 static int find_size(int fd, const struct disk_options *o, uint64_t *size, uint32_t *block, struct error *err)
 {
     struct stat st;
@@ -232,7 +240,7 @@ static int find_size(int fd, const struct disk_options *o, uint64_t *size, uint3
 int raw_disk_open(int fd, const struct disk_options *o, bool guarded, struct aio *aio, struct disk **out,
                   struct error *err)
 {
-    static const struct disk_ops ops = {submit, drain, close_disk};
+    static const struct disk_ops ops = {submit, drain, close_disk, .hold = hold};
     struct raw_disk *d = NULL;
     uint64_t size = 0;
     uint32_t block = 0;

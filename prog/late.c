@@ -46,9 +46,48 @@
     F(ext2fs_file_read) F(ext2fs_free) F(ext2fs_namei_follow) F(ext2fs_open) F(ext2fs_read_inode)
 #define CRYPTO(F)                                                                                                      \
     F(EVP_DigestFinal_ex)                                                                                              \
-    F(EVP_DigestInit_ex) F(EVP_DigestUpdate) F(EVP_MD_CTX_free) F(EVP_MD_CTX_new) F(EVP_sha256)
+    F(EVP_DigestInit_ex)                                                                                               \
+    F(EVP_DigestUpdate)                                                                                                \
+    F(EVP_MD_CTX_free)                                                                                                 \
+    F(EVP_MD_CTX_new)                                                                                                  \
+    F(EVP_sha256)                                                                                                      \
+    F(ERR_clear_error)                                                                                                 \
+    F(ERR_error_string_n)                                                                                              \
+    F(ERR_get_error) F(ERR_reason_error_string) F(OPENSSL_cleanse) F(X509_VERIFY_PARAM_set1_ip_asc)
+#define SSL(F)                                                                                                         \
+    F(SSL_CTX_check_private_key)                                                                                       \
+    F(SSL_CTX_ctrl)                                                                                                    \
+    F(SSL_CTX_free)                                                                                                    \
+    F(SSL_CTX_load_verify_locations)                                                                                   \
+    F(SSL_CTX_new)                                                                                                     \
+    F(SSL_CTX_set_ciphersuites)                                                                                        \
+    F(SSL_CTX_set_num_tickets)                                                                                         \
+    F(SSL_CTX_set_psk_client_callback)                                                                                 \
+    F(SSL_CTX_set_psk_server_callback)                                                                                 \
+    F(SSL_CTX_set_session_id_context)                                                                                  \
+    F(SSL_CTX_set_verify)                                                                                              \
+    F(SSL_CTX_use_PrivateKey_file)                                                                                     \
+    F(SSL_CTX_use_certificate_chain_file)                                                                              \
+    F(SSL_ctrl)                                                                                                        \
+    F(SSL_do_handshake)                                                                                                \
+    F(SSL_free)                                                                                                        \
+    F(SSL_get0_param)                                                                                                  \
+    F(SSL_get_error)                                                                                                   \
+    F(SSL_get_ex_data)                                                                                                 \
+    F(SSL_new)                                                                                                         \
+    F(SSL_pending)                                                                                                     \
+    F(SSL_read)                                                                                                        \
+    F(SSL_set1_host)                                                                                                   \
+    F(SSL_set_accept_state)                                                                                            \
+    F(SSL_set_connect_state)                                                                                           \
+    F(SSL_set_ex_data)                                                                                                 \
+    F(SSL_set_fd)                                                                                                      \
+    F(SSL_shutdown)                                                                                                    \
+    F(SSL_write)                                                                                                       \
+    F(TLS_client_method)                                                                                               \
+    F(TLS_server_method)
 
-enum { FUNCTIONS_MAX = 32, SLIRP_NUMBER = 0, WEBSOCKETS_NUMBER, EXT2FS_NUMBER, CRYPTO_NUMBER };
+enum { FUNCTIONS_MAX = 32, SLIRP_NUMBER = 0, WEBSOCKETS_NUMBER, EXT2FS_NUMBER, CRYPTO_NUMBER, SSL_NUMBER };
 
 // Where each function is; the stubs jump through these.
 #define POINTER(name) __attribute__((used, visibility("hidden"))) _Atomic(void *) late_##name;
@@ -56,6 +95,7 @@ SLIRP(POINTER);
 WEBSOCKETS(POINTER);
 EXT2FS(POINTER);
 CRYPTO(POINTER);
+SSL(POINTER);
 
 static const struct {
     const char *file; // names are the build's: those of the libraries that were there then
@@ -65,10 +105,9 @@ static const struct {
     } function[FUNCTIONS_MAX];
 } libraries[] = {
 #define ENTRY(name) {#name, &late_##name},
-    [SLIRP_NUMBER] = {LATE_SLIRP, {SLIRP(ENTRY)}},
-    [WEBSOCKETS_NUMBER] = {LATE_WEBSOCKETS, {WEBSOCKETS(ENTRY)}},
-    [EXT2FS_NUMBER] = {LATE_EXT2FS, {EXT2FS(ENTRY)}},
-    [CRYPTO_NUMBER] = {LATE_CRYPTO, {CRYPTO(ENTRY)}},
+    [SLIRP_NUMBER] = {LATE_SLIRP, {SLIRP(ENTRY)}},    [WEBSOCKETS_NUMBER] = {LATE_WEBSOCKETS, {WEBSOCKETS(ENTRY)}},
+    [EXT2FS_NUMBER] = {LATE_EXT2FS, {EXT2FS(ENTRY)}}, [CRYPTO_NUMBER] = {LATE_CRYPTO, {CRYPTO(ENTRY)}},
+    [SSL_NUMBER] = {LATE_SSL, {SSL(ENTRY)}},
 };
 
 void late_resolve(unsigned library);
@@ -115,12 +154,16 @@ __asm__(".pushsection .text\n"
             "1:  jmp *late_" #name "(%rip)\n"                                                                          \
             ".popsection");
 // Numbers as above, for the assembler.
-_Static_assert(SLIRP_NUMBER == 0 && WEBSOCKETS_NUMBER == 1 && EXT2FS_NUMBER == 2 && CRYPTO_NUMBER == 3, "see STUB");
+_Static_assert(SLIRP_NUMBER == 0 && WEBSOCKETS_NUMBER == 1 && EXT2FS_NUMBER == 2 && CRYPTO_NUMBER == 3 &&
+                   SSL_NUMBER == 4,
+               "see STUB");
 #define SLIRP_STUB(name) STUB(name, 0)
 #define WEBSOCKETS_STUB(name) STUB(name, 1)
 #define EXT2FS_STUB(name) STUB(name, 2)
 #define CRYPTO_STUB(name) STUB(name, 3)
+#define SSL_STUB(name) STUB(name, 4)
 SLIRP(SLIRP_STUB);
 WEBSOCKETS(WEBSOCKETS_STUB);
 EXT2FS(EXT2FS_STUB);
 CRYPTO(CRYPTO_STUB);
+SSL(SSL_STUB);

@@ -2,6 +2,7 @@
 #include "prog/life.h"
 #include "host/loop.h"
 #include "host/signal.h"
+#include "prog/arrival.h"
 #include "prog/commands.h"
 #include "prog/detach.h"
 #include "prog/machine.h"
@@ -103,6 +104,10 @@ static int status_of(const struct life *l, enum vm_end end, const struct error *
     case VM_END_CRASH:
         return fail(l, STATUS_CRASHED, vm->end_text);
     case VM_END_KILLED:
+        if (l->machine->moved == MACHINE_MOVED)
+            return STATUS_OK;
+        if (l->machine->moved == MACHINE_LOST)
+            return fail(l, STATUS_FAILED, "it was given away, and has ended there");
         return fail(l, STATUS_FAILED, "ended before the guest had powered off");
     default:
         return fail(l, STATUS_FAILED, err->text);
@@ -114,7 +119,9 @@ static void remember_end(const struct life *l, enum vm_end end, int status, cons
     static const char *const words[] = {
         [VM_END_POWEROFF] = "poweroff", [VM_END_RESET] = "reset", [VM_END_CRASH] = "crash",
         [VM_END_KILLED] = "killed",     [VM_END_DEBUG] = "debug", [VM_END_NONE] = "failed"};
-    if (l->dir.fd >= 0)
+    if (l->dir.fd >= 0 && l->machine->moved)
+        record_end(&l->dir, "moved", status, "the machine has moved to another process");
+    else if (l->dir.fd >= 0)
         record_end(&l->dir, words[end], status, end == VM_END_NONE ? err->text : l->machine->vm.end_text);
 }
 
@@ -187,6 +194,8 @@ static int enter(struct life *l, struct error *err)
 // What the snapshot has in place of the options.
 static int prepare_restore(struct life *l, struct error *err)
 {
+    if (l->how->restore->arrival)
+        return 0; // which has changed them before
     if (l->dir.fd < 0)
         return error_set(err, ENOENT, "restoring: there is no directory for the machine's disks");
     return restore_options(l->how->restore, l->o, l->dir.path, err);
@@ -205,6 +214,18 @@ static void on_started(void *ctx)
 static int serve(struct life *l, struct error *err)
 {
     return l->dir.fd >= 0 ? machine_control_start(&l->control, l->machine, &l->dir, err) : 0;
+}
+
+// A machine that comes from another process becomes this one's.
+static int take_over(struct life *l, struct error *err)
+{
+    bool paused = false;
+    if (!l->how->restore || !l->how->restore->arrival)
+        return 0;
+    int e = arrival_take_over(l->how->restore->arrival, &paused, err);
+    if (!e && paused)
+        machine_control_pause(&l->control);
+    return e;
 }
 
 static void leave(struct life *l)
@@ -247,6 +268,8 @@ static int set_up(struct life *l, struct error *err)
     if (!e && loop_post(l->loop, on_started, l))
         e = error_set(err, ENOMEM, "out of memory");
     if (!e)
+        e = take_over(l, err);
+    if (!e)
         return -1;
     // What the user asked for in words we know but this host or program lacks is usage, too.
     if (l->machine->console)
@@ -260,6 +283,8 @@ static int run(struct life *l)
     struct error err = {.text = ""};
     int status = set_up(l, &err);
     if (status >= 0) {
+        if (l->how->restore && l->how->restore->arrival)
+            arrival_refuse(l->how->restore->arrival, err.text);
         if (l->again && l->dir.fd >= 0)
             record_end(&l->dir, "failed", status, err.text);
         return status;

@@ -185,6 +185,28 @@ int machine_build(struct machine *m, struct error *err)
     return m->restore ? restore_load(m->restore, m, err) : vm_reset(&m->vm, err);
 }
 
+int machine_check_model(const struct run_options *o, const struct restore *restore, struct error *err)
+{
+    struct machine *m = calloc(1, sizeof *m);
+    const struct engine_ops *engine;
+    struct engine_host *host = NULL;
+    struct error why;
+    if (!m)
+        return error_set(err, ENOMEM, "out of memory");
+    m->o = o;
+    m->restore = restore;
+    m->since = host_instant_now();
+    int e = engine_choose(o->engine, &engine, &why, err);
+    if (!e && engine->open)
+        e = engine->open(o->apics, &host, err);
+    if (!e)
+        e = make_model(m, engine, host, err);
+    if (host)
+        engine->close(host);
+    free(m);
+    return e;
+}
+
 struct machine *machine_new(const struct run_options *o, struct log *log, struct loop *loop,
                             const struct state_dir *dir, const struct console_keys *keys, struct error *err)
 {

@@ -45,6 +45,11 @@ struct machine {
     char *cmdline; // NULL: as the options say
     struct cpu_model model;
     bool vm_made;
+    enum {
+        MACHINE_STAYED,
+        MACHINE_MOVED,
+        MACHINE_LOST
+    } moved; // where it lives when it has ended here (machine_move.h)
     struct vm vm;
     struct pc *pc;
     struct share share[MAX_SHARES];
@@ -59,6 +64,8 @@ struct machine *machine_new(const struct run_options *o, struct log *log, struct
 // failure machine_free is still the caller's to call; m->vm_made tells whether it got so far that the VM exists.
 int machine_build(struct machine *m, struct error *err);
 void machine_free(struct machine *m); // m may be NULL
+// Whether the saved machine's CPUs can be had here, before anything is made. -ENOTSUP: err says what is missing.
+int machine_check_model(const struct run_options *o, const struct restore *restore, struct error *err);
 
 // One kind of devices. open is called before there is a VM, in the table's order; attach when there is one, in the
 // order of slots; close in the opposite order of open, also for what was never opened. Each may be NULL.

@@ -3,6 +3,7 @@
 #include "host/clock.h"
 #include "prog/machine_balloon.h"
 #include "prog/machine_json.h"
+#include "prog/machine_move.h"
 #include "prog/machine_snapshot.h"
 #include <errno.h>
 #include <string.h>
@@ -32,21 +33,25 @@ static void get_stats(void *ctx, const struct control_request *q, struct control
     json_object_set_new(r->body, "uptime_ns", json_integer((json_int_t)(host_monotonic_ns() - c->started_ns)));
 }
 
-static void post_pause(void *ctx, const struct control_request *q, struct control_reply *r)
+void machine_control_pause(struct machine_control *c)
 {
-    struct machine_control *c = ctx;
-    (void)q;
     if (!c->paused)
         vm_pause(&c->m->vm);
     c->paused = true;
-    r->body = state(c);
+}
+
+static void post_pause(void *ctx, const struct control_request *q, struct control_reply *r)
+{
+    (void)q;
+    machine_control_pause(ctx);
+    r->body = state(ctx);
 }
 
 static void post_resume(void *ctx, const struct control_request *q, struct control_reply *r)
 {
     struct machine_control *c = ctx;
     (void)q;
-    if (c->paused)
+    if (!machine_move_take_back(c->move) && c->paused)
         vm_resume(&c->m->vm);
     c->paused = false;
     r->body = state(c);
@@ -113,7 +118,11 @@ int machine_control_start(struct machine_control *c, struct machine *m, const st
     c->m = m;
     c->dir = dir;
     c->started_ns = host_monotonic_ns();
-    const struct control_table tables[] = {{routes, c}, {machine_snapshot_routes, c}, {machine_balloon_routes, c}, {0}};
+    const struct control_table tables[] = {
+        {routes, c}, {machine_snapshot_routes, c}, {machine_balloon_routes, c}, {machine_move_routes, c}, {0}};
+    c->move = machine_move_new(c);
+    if (!c->move)
+        return error_set(err, ENOMEM, "control socket: out of memory");
     _Static_assert(sizeof tables <= sizeof c->tables, "one more area: make room for it");
     memcpy(c->tables, tables, sizeof tables);
     unsigned n = 0;
@@ -132,9 +141,14 @@ int machine_control_start(struct machine_control *c, struct machine *m, const st
 
 void machine_control_stop(struct machine_control *c)
 {
-    if (!c->server)
+    if (!c->server) {
+        machine_move_free(c->move);
+        c->move = NULL;
         return;
+    }
     watch_hubs(c, NULL);
     control_server_stop(c->server);
     c->server = NULL;
+    machine_move_free(c->move);
+    c->move = NULL;
 }

@@ -14,6 +14,8 @@
 #include "prog/machine.h"
 #include "prog/state_dir.h"
 
+struct machine_move;
+
 struct machine_control {
     struct machine *m;
     const struct state_dir *dir;
@@ -21,9 +23,11 @@ struct machine_control {
     uint64_t started_ns; // host monotonic time
     struct control_table tables[8];
     struct control_stream streams[3];
+    struct machine_move *move; // machine_move.h
     struct control_server *server;
 };
 
 // The machine is built. Serves dir's control.sock until machine_control_stop.
 int machine_control_start(struct machine_control *c, struct machine *m, const struct state_dir *dir, struct error *err);
-void machine_control_stop(struct machine_control *c); // nothing to do if it hasn't started
+void machine_control_pause(struct machine_control *c); // as a user would
+void machine_control_stop(struct machine_control *c);  // nothing to do if it hasn't started

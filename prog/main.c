@@ -23,6 +23,8 @@ static const struct {
     {"inspect", "tell all about a machine, in JSON", command_inspect},
     {"image", "make, list and remove the images that machines start from", command_image},
     {"snapshot", "save running machines, and tell of what was saved", command_snapshot},
+    {"migrate", "move a running machine to another process or host", command_migrate},
+    {"receive", "wait for a machine that migrate sends, and run it", command_receive},
     {"restore", "make a machine go on from a snapshot", command_restore},
     {"clone", "start copies of a machine or a snapshot", command_clone},
     {"switch", "connect the network cards of many machines", command_switch},

@@ -2,6 +2,7 @@
 #include "prog/restore.h"
 #include "backend/qcow2/qcow2.h"
 #include "host/memory.h"
+#include "prog/arrival.h"
 #include "prog/machine.h"
 #include "vm/save.h"
 #include <errno.h>
@@ -115,6 +116,8 @@ static int read_memory(int fd, struct host_ram *ram, struct error *err)
 
 int restore_ram(const struct restore *r, struct machine *m, struct error *err)
 {
+    if (r->arrival)
+        return arrival_ram(r->arrival, m);
     int fd = snapshot_part_open(&r->s, "memory", &r->s.m.ram, err);
     if (fd < 0)
         return fd;
@@ -135,6 +138,8 @@ int restore_ram(const struct restore *r, struct machine *m, struct error *err)
 int restore_load(const struct restore *r, struct machine *m, struct error *err)
 {
     struct state_buffer b = {0};
+    if (r->arrival)
+        return arrival_load(r->arrival, m, err);
     b.data = snapshot_state(&r->s, &b.size, err);
     if (!b.data)
         return -EINVAL;

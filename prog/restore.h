@@ -13,8 +13,12 @@
 #include "prog/options.h"
 #include "snapshot/directory.h"
 
+struct arrival;
+
 struct restore {
     struct snapshot s;
+    struct arrival
+        *arrival;     // it comes from another process, not from a directory (prog/arrival.h): s.m alone is filled
     bool copy_memory; // read all of it in advance: costs time and memory, and other processes can map it
     // What the changed options point to.
     char *kernel, *initrd, *disk[SNAPSHOT_DISKS];

@@ -126,7 +126,7 @@ static int stand_still(struct taking *t)
 // --- before and after
 
 // As the running machine found it (backend/disk.c): a raw disk cannot become one that begins like another format.
-static const char *format_of(const struct disk_option *d)
+const char *snapshot_disk_format(const struct disk_option *d)
 {
     static const uint8_t qcow2[DISK_MAGIC_BYTES] = {'Q', 'F', 'I', 0xfb};
     uint8_t first[DISK_MAGIC_BYTES] = {0};
@@ -140,7 +140,7 @@ static const char *format_of(const struct disk_option *d)
 }
 
 // What lies in the machine's directory goes with it.
-static bool in_own_folder(const struct machine *m, const char *path)
+bool snapshot_in_own_folder(const struct machine *m, const char *path)
 {
     size_t n = m->dir ? strlen(m->dir->path) : 0;
     return n && !strncmp(path, m->dir->path, n) && path[n] == '/';
@@ -159,10 +159,10 @@ static int add_files(struct taking *t, struct error *err)
         t->manifest.disks++;
         d->readonly = o->disk[n].readonly;
         d->size = t->m->disk[n]->size;
-        strcpy(d->format, format_of(&o->disk[n]));
+        strcpy(d->format, snapshot_disk_format(&o->disk[n]));
         snprintf(name, sizeof name, "disk%u", n);
         strcpy(d->serial, t->m->disk[n]->serial);
-        d->copied = !d->readonly || in_own_folder(t->m, o->disk[n].path);
+        d->copied = !d->readonly || snapshot_in_own_folder(t->m, o->disk[n].path);
         d->path = d->copied ? strdup(name) : realpath(o->disk[n].path, NULL);
         if (!d->path)
             return error_set(err, errno, "disk %s: %s", o->disk[n].path, strerror(errno));
@@ -216,10 +216,8 @@ static int add_rest(struct taking *t, struct error *err)
     return e;
 }
 
-static void describe(struct taking *t, char **options, const char *directory)
+void snapshot_describe(struct snapshot_manifest *f, const struct machine *m, char **options, const char *directory)
 {
-    struct snapshot_manifest *f = &t->manifest;
-    const struct machine *m = t->m;
     char now[32];
     time_t seconds = time(NULL);
     struct tm tm;
@@ -248,7 +246,7 @@ static int finish(struct taking *t, char **options, const char *directory, struc
     int e = add_rest(t, err);
     if (e)
         return e;
-    describe(t, options, directory);
+    snapshot_describe(&t->manifest, t->m, options, directory);
     char *text = snapshot_manifest_write(&t->manifest);
     e = text ? snapshot_commit(&t->w, text, err) : error_set(err, ENOMEM, "snapshot: what it is of cannot be written");
     free(text);

@@ -17,3 +17,8 @@ struct snapshot_taken {
 // -EBUSY: the machine has ended. On failure nothing is left at path and the machine runs on.
 int snapshot_take(struct machine *m, char **options, const char *directory, const char *path,
                   struct snapshot_taken *taken, struct error *err);
+
+// What a manifest says of a machine besides disks and parts. `options` stay the caller's.
+void snapshot_describe(struct snapshot_manifest *f, const struct machine *m, char **options, const char *directory);
+const char *snapshot_disk_format(const struct disk_option *d); // "raw" or "qcow2"
+bool snapshot_in_own_folder(const struct machine *m, const char *path);

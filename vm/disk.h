@@ -34,6 +34,9 @@ struct disk_ops {
     void (*close)(struct disk *d); // drains and frees
     // Counters for people to read; any thread. May be NULL.
     void (*stats)(struct disk *d, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx);
+    // False: gives up the lock on what holds the data, so that another process may open it; until true has succeeded
+    // nothing is submitted. True: -EBUSY if somebody else has it now. Drained and flushed. NULL: it has no lock.
+    int (*hold)(struct disk *d, bool hold);
 };
 
 struct disk {

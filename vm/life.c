@@ -191,6 +191,17 @@ void vm_resume(struct vm *vm)
     go_on(vm);
 }
 
+void vm_hold_cpus(struct vm *vm)
+{
+    stop(vm);
+    wait_parked(vm);
+}
+
+void vm_free_cpus(struct vm *vm)
+{
+    go_on(vm);
+}
+
 // --- running
 
 static void crashed_at(struct vcpu *v)

@@ -126,6 +126,9 @@ void vm_kill(struct vm *vm);
 // vm_run, too: then the VM begins paused.
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
+// Stops every vCPU while the clock goes on, and lets them run again: for slowing a guest down. Not on a vCPU's thread.
+void vm_hold_cpus(struct vm *vm);
+void vm_free_cpus(struct vm *vm);
 
 // Counters of engine, buses and devices, by name.
 void vm_stats(struct vm *vm, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx);

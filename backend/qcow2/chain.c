@@ -59,6 +59,12 @@ int chain_lock(int fd, bool write, const char *path, struct error *err)
     return error_set(err, EBUSY, "disk %s: in use by another virtual machine", path);
 }
 
+int chain_hold(int fd, bool hold, bool write)
+{
+    struct flock l = {.l_type = !hold ? F_UNLCK : write ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET};
+    return fcntl(fd, F_OFD_SETLK, &l) < 0 && (errno == EAGAIN || errno == EACCES) ? -EBUSY : 0;
+}
+
 static char *resolve(const char *image, const char *name)
 {
     const char *slash = strrchr(image, '/');

@@ -131,9 +131,16 @@ static void close_disk(struct disk *disk)
     free(d);
 }
 
+static int hold(struct disk *disk, bool wanted)
+{
+    struct qcow2 *q = ((struct qcow2_disk *)disk)->image;
+    int e = wanted ? 0 : image_settle(q);
+    return e ? e : chain_hold(q->fd, wanted, !q->readonly);
+}
+
 int qcow2_disk_open(int fd, const struct disk_options *o, struct disk **out, struct error *err)
 {
-    static const struct disk_ops ops = {submit, drain, close_disk};
+    static const struct disk_ops ops = {submit, drain, close_disk, .hold = hold};
     struct stat st;
     struct qcow2 *q;
     int e = 0;

@@ -153,7 +153,7 @@ int image_open(int fd, const char *path, bool readonly, bool top, const struct c
     return 0;
 }
 
-int image_close(struct qcow2 *q)
+int image_settle(struct qcow2 *q)
 {
     int e = 0;
     if (!q->readonly) {
@@ -163,6 +163,12 @@ int image_close(struct qcow2 *q)
             e = header_set_incompatible(q, q->h.incompatible & ~(uint64_t)INCOMPATIBLE_DIRTY);
         pthread_mutex_unlock(&q->lock);
     }
+    return e;
+}
+
+int image_close(struct qcow2 *q)
+{
+    int e = image_settle(q);
     destroy(q);
     return e;
 }

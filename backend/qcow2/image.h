@@ -94,6 +94,7 @@ struct chain {
 int chain_open(const char *image, const char *name, const char *format, const struct chain *above, struct layer **out,
                struct error *err);
 int chain_lock(int fd, bool write, const char *path, struct error *err);
+int chain_hold(int fd, bool hold, bool write); // gives that lock up, or has it again: 0 or -EBUSY
 
 // --- tables of a cluster each, as they are in the file: a bounded cache (cache.c)
 
@@ -194,7 +195,8 @@ struct qcow2 {
 // fd is taken over, also on failure.
 int image_open(int fd, const char *path, bool readonly, bool top, const struct chain *above, struct qcow2 **out,
                struct error *err);
-int image_close(struct qcow2 *q); // writes what is to be written; frees it whatever happens
+int image_settle(struct qcow2 *q); // writes what is to be written: the file is as if it had been closed
+int image_close(struct qcow2 *q);  // writes what is to be written; frees it whatever happens
 // With the lock held: the image contradicts itself. Notes it in the header; returns -EIO.
 int image_broken(struct qcow2 *q);
 
