@@ -43,12 +43,14 @@ enum {
     CPU_PV_CLOCK = 0,
     CPU_PV_NO_IO_DELAY = 1,
     CPU_PV_CLOCK2 = 3,
+    CPU_PV_ASYNC_PF = 4,
     CPU_PV_STEAL_TIME = 5,
     CPU_PV_EOI = 6,
     CPU_PV_UNHALT = 7,
     CPU_PV_TLB_FLUSH = 9,
     CPU_PV_SEND_IPI = 11,
     CPU_PV_SCHED_YIELD = 13,
+    CPU_PV_ASYNC_PF_INT = 14,
     CPU_PV_CLOCK_STABLE = 24,
 };
 

@@ -111,6 +111,9 @@ const struct cpu_feature cpu_features[] = {
     // vm/hypercall.h). SYSTEM is what begins with a hypercall, which hardware virtualization keeps to itself: KVM has it
     // where the local APICs are its own. All of that is on request: a guest is to find the same CPU under every engine, and but for unhalt
     // it was measured to bring nothing, or less than nothing (docs/BENCHMARKS.md).
+    FEATURE("kvm-async-pf", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_ASYNC_PF, SYSTEM, ON_REQUEST, NULL),
+    FEATURE("kvm-async-pf-int", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_ASYNC_PF_INT, SYSTEM, ON_REQUEST,
+            "kvm-async-pf"),
     FEATURE("kvm-steal-time", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_STEAL_TIME, ENGINE, IN_ALL, NULL),
     FEATURE("kvm-pv-eoi", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_EOI, ENGINE, IN_ALL, NULL),
     FEATURE("kvm-pv-unhalt", CPU_LEAF_PARAVIRT, CPUID_ANY, EAX, CPU_PV_UNHALT, SYSTEM, ON_REQUEST, NULL),

@@ -10,6 +10,7 @@
 // Example: --cpus 2 --memory 4G gives RAM at 0..3 GiB and 4..5 GiB, local APICs 0 and 1, one IOAPIC, PCI bus 0.
 #include "machine/pc.h"
 #include "chip/acpi_pm.h"
+#include "chip/async_pf.h"
 #include "chip/debug.h"
 #include "chip/generation.h"
 #include "chip/i8042.h"
@@ -215,6 +216,7 @@ static int add_chips(struct pc *pc, struct error *err)
     struct i8042 *i8042;
     struct pvclock *pvclock;
     struct steal_time *steal_time;
+    struct async_pf *async_pf;
     int r = pit_create(vm, GSI_PIT, &pit, err);
     if (!r)
         r = rtc_create(vm, GSI_RTC, &rtc, err);
@@ -228,6 +230,8 @@ static int add_chips(struct pc *pc, struct error *err)
         r = pvclock_create(vm, &pvclock, err);
     if (!r && cpu_model_has_paravirt(vm->model, CPU_PV_STEAL_TIME))
         r = steal_time_create(vm, &steal_time, err);
+    if (!r && cpu_model_has_paravirt(vm->model, CPU_PV_ASYNC_PF))
+        r = async_pf_create(vm, &async_pf, err);
     if (r)
         return r;
     vm->power_button = power_button;

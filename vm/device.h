@@ -41,6 +41,8 @@ struct device_ops {
     // in turn, release first. May be NULL.
     void (*hold)(struct device *d);
     void (*release)(struct device *d);
+    // The CPU took an INIT, on its own thread and without the device's lock. May be NULL.
+    void (*took_init)(struct device *d, unsigned cpu);
     // Model-specific registers registered with vm_msr_add. Return 0, or -1 for #GP.
     int (*msr_read)(struct device *d, unsigned cpu, uint32_t msr, uint64_t *val);
     int (*msr_write)(struct device *d, unsigned cpu, uint32_t msr, uint64_t val);

@@ -200,6 +200,9 @@ static void init(void *owner)
         apic->init(v->vm->local_apic_ctx, v->id);
     if (v->vm->watch.init)
         v->vm->watch.init(v->vm->watch.ctx, v->id);
+    for (struct device *d = v->vm->devices; d; d = d->next)
+        if (d->ops->took_init)
+            d->ops->took_init(d, v->id);
 }
 
 static uint64_t hypercall(void *owner, uint64_t nr, const uint64_t arg[4], bool wide)

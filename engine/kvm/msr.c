@@ -17,7 +17,7 @@
 //     with local APICs in the kernel:
 //     APIC_BASE                     by the guest    here, and passed on
 //     TSC deadline, EOIs in memory, by the guest    by the guest
-//     steal time
+//     steal time, asynchronous page faults
 //
 // EFER.AIBRSE (automatic IBRS) is in our AMD models, and few hosts have it. Where the kernel does not take the bit, the
 // guest gets what it stands for by SPEC_CTRL.IBRS, set for good: where CPUs have that, its predictions made in user
@@ -30,7 +30,14 @@
 
 #define SPEC_CTRL_IBRS 1ull
 
-enum { MSR_KVM_FIRST = 0x4b564d00, MSR_KVM_STEAL_TIME = 0x4b564d03, MSR_KVM_EOI = 0x4b564d04 };
+enum {
+    MSR_KVM_FIRST = 0x4b564d00,
+    MSR_KVM_ASYNC_PF = 0x4b564d02,
+    MSR_KVM_STEAL_TIME = 0x4b564d03,
+    MSR_KVM_EOI = 0x4b564d04,
+    MSR_KVM_ASYNC_PF_INT = 0x4b564d06,
+    MSR_KVM_ASYNC_PF_ACK = 0x4b564d07,
+};
 
 // Registers that the kernel has a copy of.
 static const uint32_t mirrored[] = {
@@ -71,6 +78,9 @@ int kvm_msr_prepare(struct kvm_vm *vm, struct error *err)
     uint8_t apic_base[] = {own_apic ? BIT(MSR_APIC_BASE & ~7u, MSR_APIC_BASE) : 0};
     uint8_t deadline[] = {own_apic ? BIT(MSR_TSC_DEADLINE, MSR_TSC_DEADLINE) : 0};
     uint8_t paravirt[] = {own_apic ? BIT(MSR_KVM_FIRST, MSR_KVM_STEAL_TIME) | BIT(MSR_KVM_FIRST, MSR_KVM_EOI) : 0};
+    if (own_apic && cpu_model_has(vm->base.config.model, CPU_LEAF_PARAVIRT, CPUID_ANY, 0, CPU_PV_ASYNC_PF))
+        paravirt[0] |= BIT(MSR_KVM_FIRST, MSR_KVM_ASYNC_PF) | BIT(MSR_KVM_FIRST, MSR_KVM_ASYNC_PF_INT) |
+                       BIT(MSR_KVM_FIRST, MSR_KVM_ASYNC_PF_ACK);
     struct kvm_msr_filter filter = {
         .flags = KVM_MSR_FILTER_DEFAULT_DENY,
         .ranges =
