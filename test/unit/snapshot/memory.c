@@ -21,6 +21,13 @@ static int scratch(void)
     return fd;
 }
 
+static void assert_same(const struct snapshot_part *a, const struct snapshot_part *b)
+{
+    assert_int_equal(a->bytes, b->bytes);
+    assert_int_equal(a->stored, b->stored);
+    assert_string_equal(a->xxh3, b->xxh3);
+}
+
 // Pages in several places: single, in a row longer than one write, the last one.
 static void scribble(uint8_t *base)
 {
@@ -45,7 +52,7 @@ static void round_trip(void **state)
     int fa = scratch(), fb = scratch(), fc = scratch();
     assert_int_equal(snapshot_memory_write(fa, shared.base, SIZE, shared.fd, &a, &err), 0);
     assert_int_equal(snapshot_memory_write(fb, private.base, SIZE, -1, &b, &err), 0);
-    assert_memory_equal(&a, &b, sizeof a);
+    assert_same(&a, &b);
     assert_int_equal(a.bytes, SIZE);
     assert_int_equal(a.stored, (2 << 20) + 4 * 4096);
     struct stat st;
@@ -53,7 +60,7 @@ static void round_trip(void **state)
     assert_int_equal(st.st_size, SIZE);
     assert_true(st.st_blocks * 512 < 4 << 20);
     assert_int_equal(snapshot_memory_digest(fa, &again, &err), 0);
-    assert_memory_equal(&a, &again, sizeof a);
+    assert_same(&a, &again);
     // A copy whose holes lie elsewhere.
     assert_int_equal(snapshot_copy(fa, fc), 0);
     assert_int_equal(pwrite(fc, "\0", 1, 4096 * 50), 1);
