@@ -80,16 +80,18 @@ static const char customize[] =
     "    while IFS=\"$(printf '\\t')\" read -r to link; do ln -sfn \"${to#\"$root\"}\" \"$link\"; done\n"
     "rm -rf \"$root\"/var/cache/apt/*.bin \"$root\"/var/log/*.log \"$root\"/var/log/apt\n";
 
-// $1: the draft's folder, $2: UUID, $3: MiB.
+// $1: the draft's folder, $2: UUID, $3: MiB, the rest: options of tar.
 static const char populate[] =
     "set -eu\n"
-    "mkdir \"$1/root\"\n"
-    "tar -xf \"$1/root.tar\" -C \"$1/root\"\n"
-    "rm \"$1/root.tar\"\n"
+    "folder=$1 uuid=$2 size=$3\n"
+    "shift 3\n"
+    "mkdir \"$folder/root\"\n"
+    "tar \"$@\" -xf \"$folder/root.tar\" -C \"$folder/root\"\n"
+    "rm \"$folder/root.tar\"\n"
     // An identity that each machine's kernel command line replaces; an empty one would make each boot a first boot.
-    "tr -d - </proc/sys/kernel/random/uuid >\"$1/root/etc/machine-id\"\n"
-    "mke2fs -q -F -t ext4 -L trapeze -U \"$2\" -d \"$1/root\" \"$1/disk.raw\" \"$3M\"\n"
-    "rm -rf \"$1/root\"\n";
+    "tr -d - </proc/sys/kernel/random/uuid >\"$folder/root/etc/machine-id\"\n"
+    "mke2fs -q -F -t ext4 -L trapeze -U \"$uuid\" -d \"$folder/root\" \"$folder/disk.raw\" \"${size}M\"\n"
+    "rm -rf \"$folder/root\"\n";
 
 // Debian's suites and packages are words of few characters: nothing in them means anything to a shell or mmdebstrap.
 static bool is_word(const char *s, const char *more)
@@ -179,10 +181,13 @@ static int write_disk(const struct draft *d, const struct build_options *o, cons
 {
     char size[24];
     snprintf(size, sizeof size, "%llu", (unsigned long long)(o->size >> 20));
-    struct program p = {.argv = {"fakeroot", "sh", "-c", populate, "sh", d->path, uuid, size, NULL},
-                        .package = "fakeroot",
-                        .tick = on_tick,
-                        .ctx = steps};
+    // Capabilities of files. Under fakeroot mke2fs can't read them.
+    const char *xattrs = geteuid() ? NULL : "--xattrs";
+    struct program p = {
+        .argv = {"fakeroot", "sh", "-c", populate, "sh", d->path, uuid, size, xattrs, "--xattrs-include=*", NULL},
+        .package = "fakeroot",
+        .tick = on_tick,
+        .ctx = steps};
     if (!geteuid())
         memmove(p.argv, p.argv + 1, sizeof p.argv - sizeof *p.argv);
     snprintf(steps->what, sizeof steps->what, "writing the disk");
