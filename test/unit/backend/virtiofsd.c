@@ -383,5 +383,16 @@ int main(void)
         printf("virtiofsd is not installed (package qemu-system-common)\n");
         return 77;
     }
+    struct virtiofsd *d;
+    struct error err;
+    int socket;
+    if (geteuid() && virtiofsd_start(&(struct virtiofsd_options){.folder = "/tmp"}, &d, &socket, &err)) {
+        printf("%s\n", err.text);
+        return 77;
+    }
+    if (geteuid()) {
+        close(socket);
+        virtiofsd_free(d);
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
