@@ -232,7 +232,9 @@ static void serve(struct session *s, int signals)
     if (e == -EPROTO)
         return; // not who we talk to
     if (e) {
-        fail(s, AGENT_STATUS_FAILED, "the agent in the guest speaks version 1 of the protocol alone");
+        struct error err;
+        error_set(&err, ENOTSUP, "the agent in the guest speaks version %d of the protocol alone", AGENT_VERSION);
+        fail(s, AGENT_STATUS_FAILED, err.text);
         return;
     }
     if (channel_await(c, &f, REQUEST_MS) < 0)

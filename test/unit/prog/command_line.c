@@ -69,7 +69,9 @@ static int parse(const struct command_line *c, char *const *words)
 #define TRY .command = "try", .usage = "try", .groups = groups
 
 static const struct command_line with_words = {TRY, .word = take_word},
-                                 with_command = {TRY, .word = take_word, .rest_is_words = true}, without_words = {TRY};
+                                 with_command = {TRY, .word = take_word, .rest_is_words = true},
+                                 in_a_machine = {TRY, .word = take_word, .rest_is_words = true, .names = 1},
+                                 without_words = {TRY};
 
 static void names_and_letters(void **state)
 {
@@ -95,6 +97,11 @@ static void words(void **state)
     assert_string_equal(t.word[2], "-");
     assert_int_equal(parse(&with_command, WORDS("-v", "ls", "-a", "--color")), 0);
     assert_int_equal(t.words, 3);
+    assert_false(t.all);
+    // Options may stand behind the name, too, but not behind the command.
+    assert_int_equal(parse(&in_a_machine, WORDS("web", "-v", "ls", "-a")), 0);
+    assert_int_equal(t.words, 3);
+    assert_int_equal(t.verbose, 1);
     assert_false(t.all);
 }
 
