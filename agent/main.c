@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { THERE_IS_ANOTHER = 3 }; // exit status, which the unit takes for success: that agent serves as well
 enum { BACKLOG = 128, RETRY_US = 100000, SESSIONS = 256 };
 
 #define OWN_PROC "/.trapeze-agent"
@@ -65,8 +66,9 @@ static int serve(unsigned port, int proc)
 {
     int listener = listen_at(port);
     if (listener < 0) {
+        bool other = errno == EADDRINUSE;
         complain("vsock port");
-        return 1;
+        return other ? THERE_IS_ANOTHER : 1;
     }
     unsigned sessions = 0;
     for (;;) {
