@@ -47,6 +47,11 @@ _trapeze() {
         fi
         help=$("$program" "$command" "${COMP_WORDS[2]}" --help 2>/dev/null) || return
     fi
+    # Commands of a command beside its plain use: switch ls. They are in the lines of its usage.
+    if ((COMP_CWORD == 2)); then
+        words=$(sed -n "/^$/q; s/^\(Usage:\|      \) trapeze $command \([a-z][a-z|]*\)\( .*\)\?$/\2/p" <<<"$help")
+        words=${words//|/ }
+    fi
     # --option=VALUE comes as three words.
     if [[ $current == '=' ]]; then
         current=''
@@ -70,10 +75,12 @@ _trapeze() {
         ;;
     *)
         if [[ $current == -* ]]; then
-            words=$(grep -oE '^ +(-., )?--[a-z-]+' <<<"$help" | grep -oE -e '--[a-z-]+')
+            words+=" $(grep -oE '^ +(-., )?--[a-z-]+' <<<"$help" | grep -oE -e '--[a-z-]+')"
         else
-            [[ $usage == *NAME* ]] && words+=" $(_trapeze_names "${XDG_STATE_HOME:-$HOME/.local/state}/trapeze")"
+            [[ $usage == *NAME* || $usage == *MACHINE* ]] && words+=" $(_trapeze_names "${XDG_STATE_HOME:-$HOME/.local/state}/trapeze")"
             [[ $usage == *IMAGE* ]] && words+=" $(_trapeze_names "${XDG_DATA_HOME:-$HOME/.local/share}/trapeze/images")"
+            [[ $usage == *SNAPSHOT* ]] &&
+                words+=" $(_trapeze_names "${XDG_DATA_HOME:-$HOME/.local/share}/trapeze/snapshots")"
             if [[ $usage == *FILE* || $usage == *SNAPSHOT* || $usage == *IMAGE* ]]; then
                 mapfile -t COMPREPLY < <(compgen -W "$words" -f -- "$current")
                 compopt -o filenames 2>/dev/null

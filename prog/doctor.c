@@ -8,6 +8,7 @@
 #include "host/cpuid.h"
 #include "prog/commands.h"
 #include "prog/engines.h"
+#include "prog/vm_options.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -69,14 +70,17 @@ static void model_rows(void)
 
 int command_doctor(int argc, char **argv)
 {
-    if (argc && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"))) {
-        printf("Usage: trapeze doctor\nTell what this host offers and which engine is taken.\n");
-        return STATUS_OK;
-    }
-    if (argc) {
-        fprintf(stderr, "trapeze doctor: %.80s: unexpected argument\n", argv[0]);
-        return STATUS_USAGE;
-    }
+    static const struct option_group *const groups[] = {&vm_help_option, NULL};
+    static const struct command_line line = {
+        .command = "doctor",
+        .usage = "doctor\nTell what this host offers and which engine is taken.",
+        .after = "Example: trapeze doctor\n",
+        .groups = groups,
+    };
+    struct vm_options o = {0};
+    int status = vm_options_take(&line, &o, argc, argv, 0, 0);
+    if (status >= 0)
+        return status;
     struct utsname u;
     uname(&u);
     printf("trapeze %s on %s %s %s, %ld CPUs\n\n", TRAPEZE_VERSION, u.sysname, u.release, u.machine,
