@@ -73,11 +73,14 @@ static uint64_t disk_size(const struct hello *h, unsigned i)
 
 static int take_state(struct receiving *r, const struct message *m, struct error *err)
 {
-    r->state = malloc(m->size ? m->size : 1);
+    if (m->size < 8)
+        return error_set(err, EPROTO, "migration stream: a state that is none");
+    r->state = malloc(m->size);
     if (!r->state)
         return error_set(err, ENOMEM, "migration: out of memory");
-    memcpy(r->state, m->data, m->size);
-    r->state_size = m->size;
+    r->stopped_ns = get_u64(m->data);
+    r->state_size = m->size - 8;
+    memcpy(r->state, m->data + 8, r->state_size);
     r->complete = true;
     return 0;
 }

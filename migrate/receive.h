@@ -19,8 +19,9 @@ struct receiving {
     struct owner owner; // fd -1: no file in common
     uint8_t *state;     // of CPUs and devices
     size_t state_size;
-    uint64_t pages; // received
-    bool complete;  // everything has come
+    uint64_t stopped_ns; // when the machine stopped, by the source's wall clock: ns since 1970
+    uint64_t pages;      // received
+    bool complete;       // everything has come
 };
 
 struct receive_sink {

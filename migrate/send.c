@@ -284,12 +284,21 @@ static int copy_running(struct sending *g, struct error *err)
 
 // --- standing still
 
+static uint64_t wall_ns(void)
+{
+    int64_t seconds;
+    uint32_t nanoseconds;
+    host_wall(&seconds, &nanoseconds);
+    return (uint64_t)seconds * SECOND + nanoseconds;
+}
+
 static int copy_stopped(struct sending *g, struct error *err)
 {
     struct migrate_source *s = g->s;
     uint8_t *state = NULL, *buffer = NULL;
     size_t size = 0;
     struct message m;
+    uint64_t stopped = wall_ns();
     int e = fetch(g, err);
     if (e)
         return e;
@@ -304,13 +313,14 @@ static int copy_stopped(struct sending *g, struct error *err)
         e = send_marked(g, err);
     if (!e && s->machine->disks)
         e = s->machine->disks(s->ctx, true, g->c, &s->progress, err);
-    if (!e && size > (size_t)frame_limit(MESSAGE_STATE))
+    if (!e && size + 8 > (size_t)frame_limit(MESSAGE_STATE))
         e = error_set(err, EMSGSIZE, "migration: the state of the devices is too large");
-    if (!e && !(buffer = malloc(FRAME_HEADER + size)))
+    if (!e && !(buffer = malloc(FRAME_HEADER + 8 + size)))
         e = error_set(err, ENOMEM, "migration: out of memory");
     if (!e) {
-        memcpy(buffer + FRAME_HEADER, state, size);
-        e = wire_send(g->c, MESSAGE_STATE, buffer, size, err);
+        put_u64(buffer + FRAME_HEADER, stopped);
+        memcpy(buffer + FRAME_HEADER + 8, state, size);
+        e = wire_send(g->c, MESSAGE_STATE, buffer, 8 + size, err);
     }
     free(buffer);
     free(state);

@@ -1,6 +1,7 @@
 // See arrival.h.
 #include "prog/arrival.h"
 #include "prog/machine.h"
+#include "virtio/net.h"
 #include "vm/save.h"
 #include <errno.h>
 #include <stdio.h>
@@ -8,6 +9,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#define AWAY_MOST_NS 10000000000ull
 
 void arrival_init(struct arrival *a, int fd, const _Atomic bool *cancel)
 {
@@ -149,22 +152,38 @@ int arrival_ram(struct arrival *a, struct machine *m)
     return 0;
 }
 
+// The guest's clock stood while the machine was under way. Both hosts' wall clocks tell how long, if they agree.
+static void catch_up(const struct arrival *a, struct vm_clock *clock)
+{
+    int64_t seconds;
+    uint32_t nanoseconds;
+    host_wall(&seconds, &nanoseconds);
+    uint64_t away = (uint64_t)seconds * 1000000000 + nanoseconds - a->r.stopped_ns;
+    if (away <= AWAY_MOST_NS) // not the past either, which wraps around
+        vm_clock_set(clock, vm_clock_tsc(clock) + (uint64_t)((double)away * clock->tsc_khz / 1e6),
+                     vm_clock_ns(clock) + away);
+}
+
 int arrival_load(struct arrival *a, struct machine *m, struct error *err)
 {
     struct state_buffer b = {.data = a->r.state, .size = a->r.state_size};
     vm_pause(&m->vm);
     int e = vm_load(&m->vm, &b, err);
+    if (!e)
+        catch_up(a, &m->vm.clock);
     vm_resume(&m->vm);
     return e;
 }
 
-int arrival_take_over(struct arrival *a, bool *paused, struct error *err)
+int arrival_take_over(struct arrival *a, struct machine *m, bool *paused, struct error *err)
 {
     int e = receive_take_over(&a->r, err);
     if (e)
         return e;
     *paused = a->r.hello.paused;
     receive_started(&a->r);
+    for (unsigned n = 0; n < m->o->nets; n++)
+        virtio_net_announce(m->net_card[n]);
     return 0;
 }
 

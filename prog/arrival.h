@@ -40,5 +40,5 @@ void arrival_close(struct arrival *a);
 int arrival_ram(struct arrival *a, struct machine *m);
 int arrival_load(struct arrival *a, struct machine *m, struct error *err);
 // It could run: takes it over. *paused: by a user, on the other side; it is to stay so. After an error it must not run.
-int arrival_take_over(struct arrival *a, bool *paused, struct error *err);
+int arrival_take_over(struct arrival *a, struct machine *m, bool *paused, struct error *err);
 void arrival_refuse(struct arrival *a, const char *why); // the source is told, and goes on

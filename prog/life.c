@@ -222,7 +222,7 @@ static int take_over(struct life *l, struct error *err)
     bool paused = false;
     if (!l->how->restore || !l->how->restore->arrival)
         return 0;
-    int e = arrival_take_over(l->how->restore->arrival, &paused, err);
+    int e = arrival_take_over(l->how->restore->arrival, l->machine, &paused, err);
     if (!e && paused)
         machine_control_pause(&l->control);
     return e;

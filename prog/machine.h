@@ -36,6 +36,7 @@ struct machine {
     struct aio *aio;
     struct disk *disk[MAX_DISKS];
     struct net *net[MAX_NETS];
+    struct virtio_device *net_card[MAX_NETS];
     struct vsock *vsock;
     struct console *console, *hvc, *debugcon;
     struct hub *console_hub, *hvc_hub; // NULL: nobody can attach to it

@@ -136,7 +136,7 @@ static int nets_attach(struct machine *m, struct error *err)
         snprintf(name, sizeof name, "virtio-net%u", n);
         e = virtio_net_create(&m->vm, name, m->net[n], mac, &d, err);
         if (!e)
-            e = machine_attach_virtio(m, d, err);
+            e = machine_attach_virtio(m, m->net_card[n] = d, err);
     }
     return e;
 }

@@ -57,6 +57,7 @@ struct virtio_net {
     bool serving;                           // the backend's thread is in our transmit kick
     bool starved;                           // the backend waits for room
     bool held;                              // `frame` is still to be sent
+    bool announce;                          // others are to be told where the card is now
     unsigned accepted;                      // offloads that the backend was told of
     const struct net_header *in_header;     // while a frame is being received
     const uint8_t *in;
@@ -242,6 +243,24 @@ static void tell_backend(struct virtio_net *n)
     vm_lock(&n->virtio.dev.lock);
 }
 
+// RFC 903: a request for one's own address, which switches learn from and nobody answers.
+static void announce(struct virtio_net *n)
+{
+    static const uint8_t rarp[] = {0x80, 0x35, 0, 1, 8,
+                                   0,    6,    4, 0, 3}; // type; Ethernet, IPv4, lengths, request reverse
+    const uint8_t *mac = n->config.mac;
+    n->announce = false;
+    memset(n->frame, 0, 60);
+    memset(n->frame, 0xff, 6);
+    memcpy(n->frame + 6, mac, 6);
+    memcpy(n->frame + 12, rarp, sizeof rarp);
+    memcpy(n->frame + 22, mac, 6); // sender
+    memcpy(n->frame + 32, mac, 6); // target
+    n->header = (struct net_header){0};
+    n->size = 60;
+    send(n);
+}
+
 static void transmit(void *ctx)
 {
     struct virtio_net *n = ctx;
@@ -249,6 +268,8 @@ static void transmit(void *ctx)
     tell_backend(n);
     if (n->held)
         send(n);
+    if (n->announce && !n->held)
+        announce(n);
     if (!n->held) {
         n->serving = true;
         virtio_kick(&n->virtio, TRANSMIT);
@@ -353,4 +374,13 @@ int virtio_net_create(struct vm *vm, const char *name, struct net *net, const ui
     net->link = link;
     *out = &n->virtio;
     return net->ops->start(net, err);
+}
+
+void virtio_net_announce(struct virtio_device *d)
+{
+    struct virtio_net *n = (struct virtio_net *)d;
+    vm_lock(&d->dev.lock);
+    n->announce = d->status & VIRTIO_DRIVER_OK;
+    vm_unlock(&d->dev.lock);
+    n->net->ops->wake(n->net);
 }

@@ -204,6 +204,13 @@ static void readonly_and_locks(void **state)
     d->ops->close(d);
     d = open_ok(f, false);
     assert_int_equal(disk_open(&(struct disk_options){.path = f->path, .readonly = true}, f->aio, &second, &e), -EBUSY);
+    // Its lock can be lent: then another one may open it, and it is had again when that is closed.
+    assert_int_equal(d->ops->hold(d, false), 0);
+    second = open_ok(f, false);
+    assert_int_equal(d->ops->hold(d, true), -EBUSY);
+    second->ops->close(second);
+    assert_int_equal(d->ops->hold(d, true), 0);
+    assert_int_equal(disk_open(&(struct disk_options){.path = f->path}, f->aio, &second, &e), -EBUSY);
     d->ops->close(d);
 }
 
