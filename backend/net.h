@@ -20,7 +20,7 @@
 #include "vm/net.h"
 #include <netinet/in.h>
 
-enum { NET_USER_MTU = 65520 };
+enum { NET_USER_MTU = 16384 }; // net_user.c says why not more
 
 struct net_publish {
     const char *text; // as the user wrote it, for messages

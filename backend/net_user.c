@@ -1,9 +1,11 @@
 // The user network, by libslirp: see net.h. libslirp is a TCP/IP stack that turns the guest's connections into sockets
 // of this process. It is not thread-safe, and is touched by the worker's thread alone once that runs.
 //
-// Large packets. Its stack takes TCP segments as large as IP packets can be. So the guest is told an MTU of 65520, and
-// a frame that is to be cut into segments goes in whole; each byte then costs a fraction of what 1500 would make it
-// cost.
+// Large packets. Its stack takes TCP segments as large as IP packets can be, so a frame that is to be cut into segments
+// goes in whole; each byte then costs a fraction of what 1500 would make it cost. Its own segments are a quarter of a
+// window at most, whatever MTU the guest is told: it does not scale windows, so they are 64 KiB, and it does not send
+// what fills neither a segment nor half a window. A receiver, in its turn, does not tell of a window that has less than
+// doubled. With segments of half a window and more, both can wait for each other.
 //
 // Checksums that libslirp made need no checking, so frames say DATA_VALID.
 #include "backend/net.h"
@@ -228,7 +230,7 @@ int net_user_open(const struct net_user_options *o, struct net **out, struct err
                      .in6_enabled = true,
                      .vprefix_len = 64,
                      .vhostname = o->hostname,
-                     .if_mtu = n->mtu,
+                     .if_mtu = n->mtu < NET_USER_MTU ? n->mtu : NET_USER_MTU,
                      .if_mru = n->mtu};
     inet_pton(AF_INET6, "fec0::", &c.vprefix_addr6);
     inet_pton(AF_INET6, "fec0::2", &c.vhost6);
