@@ -13,6 +13,7 @@
 //
 // Exit status: 0 all equal (to the guest's end or the given number of instructions), 1 not, 2 usage, 77 an engine does
 // not work on this host.
+#include "chip/generation.h"
 #include "host/cpuid.h"
 #include "host/memory.h"
 #include "machine/pc.h"
@@ -155,6 +156,10 @@ static void machine_make(struct machine *m, const struct options *o, const struc
                                .debug_exit = true};
     if (pc_create(&m->vm, &config, &m->pc, &err))
         die(err.text);
+    // Both are one machine, to the last bit.
+    for (struct device *d = m->vm.devices; d; d = d->next)
+        if (!strcmp(d->name, "generation"))
+            memset(((struct generation *)d)->id, 0, GENERATION_BYTES);
     pc_boot(m->pc, &kept);
     if (vm_add_cpus(&m->vm, 1, &err) || vm_reset(&m->vm, &err))
         die(err.text);
