@@ -26,6 +26,8 @@ int command_image(int argc, char **argv);
 int command_snapshot(int argc, char **argv);
 int command_clone(int argc, char **argv);
 int command_restore(int argc, char **argv);
+int command_export(int argc, char **argv);
+int command_import(int argc, char **argv);
 int command_migrate(int argc, char **argv);
 int command_receive(int argc, char **argv);
 int command_exec(int argc, char **argv);

@@ -27,6 +27,8 @@ static const struct {
     {"receive", "wait for a machine that migrate sends, and run it", command_receive},
     {"restore", "make a machine go on from a snapshot", command_restore},
     {"clone", "start copies of a machine or a snapshot", command_clone},
+    {"export", "put a machine that has ended into one file", command_export},
+    {"import", "make a machine of such a file", command_import},
     {"switch", "connect the network cards of many machines", command_switch},
     {"exec", "run a program in a machine's guest", command_exec},
     {"cp", "copy files to a machine's guest or from there", command_cp},

@@ -275,42 +275,80 @@ static int publish(struct state_dir *d, int root, const char *hidden, const char
     return -EEXIST;
 }
 
-int state_dir_create(struct state_dir *d, const char *name, bool temporary, struct error *err)
+// What an error of publish means.
+static int publish_failed(int e, int root, const char *path, const char *name, struct error *err)
+{
+    if (e != -EEXIST || !name)
+        return error_set(err, -e, "state directory %s: %s", path, strerror(-e));
+    int fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    bool lives = fd >= 0 && owner_at(fd);
+    if (fd >= 0)
+        close(fd);
+    return error_set(err, EEXIST,
+                     lives ? "%s: a machine of this name is running"
+                           : "%s: there is a machine of this name (trapeze start runs it again, trapeze rm removes it)",
+                     name);
+}
+
+int state_dir_draft(struct state_dir *d, bool temporary, struct error *err)
 {
     char path[PATH_MAX], hidden[40];
     *d = (struct state_dir){.fd = -1, .lock = -1};
-    if (name && !state_name_valid(name))
-        return error_set(err, EINVAL, "%.80s: no machine can have this name", name);
     int root = root_open(true, path, err);
     if (root < 0)
         return root;
     sweep(root);
     hidden_name(hidden, "new");
-    int e = furnish(d, root, hidden, temporary);
-    if (!e)
-        e = publish(d, root, hidden, name);
+    snprintf(d->name, sizeof d->name, "%.32s", hidden);
+    int e = furnish(d, root, d->name, temporary);
     if (!e && asprintf(&d->path, "%s/%s", path, d->name) < 0) {
         d->path = NULL;
-        remove_dead(root, d->name);
         e = -ENOMEM;
-    } else if (e) {
-        remove_entry(root, hidden, DEPTH);
     }
-    if (e == -EEXIST && name) {
-        int fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-        bool lives = fd >= 0 && owner_at(fd);
-        error_set(err, EEXIST,
-                  lives ? "%s: a machine of this name is running"
-                        : "%s: there is a machine of this name (trapeze start runs it again, trapeze rm removes it)",
-                  name);
-        if (fd >= 0)
-            close(fd);
-    } else if (e) {
+    if (e) {
+        remove_entry(root, d->name, DEPTH);
         error_set(err, -e, "state directory %s: %s", path, strerror(-e));
+        state_dir_close(d);
     }
     close(root);
-    if (e)
+    return e;
+}
+
+int state_dir_publish(struct state_dir *d, const char *name, struct error *err)
+{
+    char path[PATH_MAX], hidden[STATE_NAME_MAX + 1], *named;
+    if (name && !state_name_valid(name))
+        return error_set(err, EINVAL, "%.80s: no machine can have this name", name);
+    int root = root_open(false, path, err);
+    if (root < 0)
+        return root;
+    strcpy(hidden, d->name);
+    int e = publish(d, root, hidden, name);
+    if (!e && asprintf(&named, "%s/%s", path, d->name) < 0) {
+        renameat(root, d->name, root, hidden);
+        e = -ENOMEM;
+    }
+    if (e) {
+        strcpy(d->name, hidden);
+        publish_failed(e, root, path, name, err);
+    } else {
+        free(d->path);
+        d->path = named;
+    }
+    close(root);
+    return e;
+}
+
+int state_dir_create(struct state_dir *d, const char *name, bool temporary, struct error *err)
+{
+    *d = (struct state_dir){.fd = -1, .lock = -1};
+    if (name && !state_name_valid(name))
+        return error_set(err, EINVAL, "%.80s: no machine can have this name", name);
+    int e = state_dir_draft(d, temporary, err);
+    if (!e && (e = state_dir_publish(d, name, err))) {
+        state_dir_remove(d, NULL);
         state_dir_close(d);
+    }
     return e;
 }
 

@@ -48,6 +48,10 @@ int state_dir_root(char *path, struct error *err);
 // Makes a directory and locks it. name NULL: the first of vm1, vm2, ... that is free. What temporary machines that died
 // have left is swept away first. -EEXIST if the name is taken; the text says by what.
 int state_dir_create(struct state_dir *d, const char *name, bool temporary, struct error *err);
+// The same in two steps, for who fills it first: a draft has a name that no machine can have, and is locked; then it
+// appears. On failure it stays a draft: state_dir_remove takes it away.
+int state_dir_draft(struct state_dir *d, bool temporary, struct error *err);
+int state_dir_publish(struct state_dir *d, const char *name, struct error *err);
 // Opens what is there. -ENOENT if there is none of that name.
 int state_dir_open(struct state_dir *d, const char *name, struct error *err);
 // For a machine that is to be started again, or removed: -EBUSY while its process lives.
