@@ -47,10 +47,14 @@ _trapeze() {
         fi
         help=$("$program" "$command" "${COMP_WORDS[2]}" --help 2>/dev/null) || return
     fi
-    # Commands of a command beside its plain use: switch ls. They are in the lines of its usage.
-    if ((COMP_CWORD == 2)); then
-        words=$(sed -n "/^$/q; s/^\(Usage:\|      \) trapeze $command \([a-z][a-z|]*\)\( .*\)\?$/\2/p" <<<"$help")
-        words=${words//|/ }
+    # Commands of a command beside its plain use: switch ls. They are in the lines of its usage, and have their own help.
+    words=$(sed -n "/^$/q; s/^\(Usage:\|      \) trapeze $command \([a-z][a-z|]*\)\( .*\)\?$/\2/p" <<<"$help")
+    words=${words//|/ }
+    if ((COMP_CWORD > 2)); then
+        if [[ " ${words//$'\n'/ } " == *" ${COMP_WORDS[2]} "* ]]; then
+            help=$("$program" "$command" "${COMP_WORDS[2]}" --help 2>/dev/null) || return
+        fi
+        words=''
     fi
     # --option=VALUE comes as three words.
     if [[ $current == '=' ]]; then
@@ -77,10 +81,17 @@ _trapeze() {
         if [[ $current == -* ]]; then
             words+=" $(grep -oE '^ +(-., )?--[a-z-]+' <<<"$help" | grep -oE -e '--[a-z-]+')"
         else
+            # The names that image takes are images'.
+            [[ $command == image ]] && usage=${usage//NAME/IMAGE}
             [[ $usage == *NAME* || $usage == *MACHINE* ]] && words+=" $(_trapeze_names "${XDG_STATE_HOME:-$HOME/.local/state}/trapeze")"
             [[ $usage == *IMAGE* ]] && words+=" $(_trapeze_names "${XDG_DATA_HOME:-$HOME/.local/share}/trapeze/images")"
             [[ $usage == *SNAPSHOT* ]] &&
                 words+=" $(_trapeze_names "${XDG_DATA_HOME:-$HOME/.local/share}/trapeze/snapshots")"
+            # A file in the place of an image or a snapshot is told by its slash.
+            if [[ $usage == *SNAPSHOT* || $usage == *IMAGE* ]] && [[ $current != */* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+                return
+            fi
             if [[ $usage == *FILE* || $usage == *SNAPSHOT* || $usage == *IMAGE* ]]; then
                 mapfile -t COMPREPLY < <(compgen -W "$words" -f -- "$current")
                 compopt -o filenames 2>/dev/null

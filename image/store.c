@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 
 static int no_path(struct error *err)
 {
-    return error_set(err, ENAMETOOLONG, "the path of the folder of images is too long");
+    return error_set(err, ENAMETOOLONG, "the path of the folder of images or snapshots is too long");
 }
 
 static int make_path(char *path, struct error *err)
@@ -31,17 +32,29 @@ static int make_path(char *path, struct error *err)
     }
 }
 
+int store_folder(const char *of, char *path, size_t size, struct error *err)
+{
+    const char *base = getenv("XDG_DATA_HOME"), *below = "";
+    if (!base || base[0] != '/') { // a relative one is to be ignored (XDG Base Directory Specification)
+        base = getenv("HOME");
+        below = "/.local/share";
+    }
+    if (!base || base[0] != '/') {
+        struct passwd *p = getpwuid(getuid());
+        base = p ? p->pw_dir : NULL;
+    }
+    if (!base || base[0] != '/')
+        return error_set(err, ENODEV, "neither XDG_DATA_HOME nor HOME says where %s are", of);
+    int n = snprintf(path, size, "%s%s/trapeze/%s", base, below, of);
+    return n >= 0 && (size_t)n < size ? 0 : no_path(err);
+}
+
 int store_open(struct store *s, struct error *err)
 {
-    const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    bool given = data && data[0] == '/'; // relative ones are to be ignored (XDG Base Directory Specification)
     s->fd = -1;
-    if (!given && (!home || home[0] != '/'))
-        return error_set(err, ENOENT, "neither XDG_DATA_HOME nor HOME says where images are");
-    int n = snprintf(s->path, sizeof s->path, "%s%s/trapeze/images", given ? data : home, given ? "" : "/.local/share");
-    if (n < 0 || (size_t)n > sizeof s->path - 128)
-        return no_path(err);
-    int e = make_path(s->path, err);
+    int e = store_folder("images", s->path, sizeof s->path - 128, err);
+    if (!e)
+        e = make_path(s->path, err);
     if (e)
         return e;
     s->fd = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -20,6 +20,10 @@ struct store {
     int fd;
 };
 
+// $XDG_DATA_HOME/trapeze/OF, with ~/.local/share where that is not set, and the home of the user database where HOME is
+// not either. Nothing is made. `of` is what is kept there: "images", "snapshots". -ENODEV if there is no home.
+int store_folder(const char *of, char *path, size_t size, struct error *err);
+
 int store_open(struct store *s, struct error *err); // makes the folder if need be
 void store_close(struct store *s);
 

@@ -137,6 +137,11 @@ int command_clone(int argc, char **argv)
     if (e)
         return vm_fail(&line, err.text), STATUS_USAGE;
     char *path = source_path(o.source, &err);
+    if (path && access(path, F_OK)) {
+        free(path);
+        path = NULL;
+        error_set(&err, ENOENT, "%.80s: there is neither a machine nor a snapshot of this name", o.source);
+    }
     if (!path)
         return vm_fail(&line, err.text);
     int status = clone_all(&o, path);

@@ -150,13 +150,6 @@ static int receive(struct receive_command *c, struct run_options *o, struct reco
 
 static int accept_one(struct receive_command *c, struct error *err)
 {
-    int e = address_parse(&c->at, c->address, err);
-    if (e)
-        return e;
-    if (c->at.tcp && !migrate_secured(&c->security) && !c->security.insecure)
-        return error_set(err, EINVAL,
-                         "over tcp a machine's memory must be encrypted: --tls-psk or certificates (or --insecure, if "
-                         "the network is to be trusted)");
     int listening = address_listen(&c->at, err);
     if (listening < 0)
         return listening;
@@ -230,6 +223,12 @@ int command_receive(int argc, char **argv)
     int e = command_line_parse(&line, c, argc, argv, &err);
     if (!e && !c->help && !c->address)
         e = command_line_wrong(&line, &err, "at which address?");
+    if (!e && !c->help)
+        e = address_parse(&c->at, c->address, &err);
+    if (!e && !c->help && c->at.tcp && !migrate_secured(&c->security) && !c->security.insecure)
+        e = error_set(&err, EINVAL,
+                      "over tcp a machine's memory must be encrypted: --tls-psk or certificates (or --insecure, if the "
+                      "network is to be trusted)");
     if (e) {
         fprintf(stderr, "trapeze receive: %s\n", err.text);
         status = STATUS_USAGE;

@@ -128,8 +128,10 @@ static const struct option_group *const plain_groups[] = {&vm_help_option, NULL}
 
 static int list(int argc, char **argv)
 {
-    static const struct command_line line = {
-        .command = "snapshot ls", .usage = "snapshot ls [--json]\nList the snapshots.", .groups = json_groups};
+    static const struct command_line line = {.command = "snapshot ls",
+                                             .usage = "snapshot ls [--json]\nList the snapshots.",
+                                             .after = "Example: trapeze snapshot ls --json | jq -r '.[].name'\n",
+                                             .groups = json_groups};
     struct vm_options o = {0};
     struct error err;
     int status = vm_options_take(&line, &o, argc, argv, 0, 0);
@@ -231,12 +233,14 @@ int command_snapshot(int argc, char **argv)
          info_one,
          {.command = "snapshot info",
           .usage = "snapshot info SNAPSHOT...\nTell what snapshots are of, in JSON.",
+          .after = "Example: trapeze snapshot info web-1\n",
           .groups = plain_groups}},
         {"verify",
          verify_one,
          {.command = "snapshot verify",
           .usage =
               "snapshot verify SNAPSHOT...\nCheck all files of snapshots against the digests that were taken then.",
+          .after = "Example: trapeze snapshot verify web-1 && trapeze restore web-1\n",
           .groups = plain_groups}},
         {"rm",
          remove_one,
@@ -244,6 +248,7 @@ int command_snapshot(int argc, char **argv)
           .usage =
               "snapshot rm SNAPSHOT...\nRemove snapshots. Machines that went on from one go on; but their disks need\n"
               "its disks when they are opened the next time, and so do snapshots of those machines.",
+          .after = "Example: trapeze snapshot rm web-1 web-2\n",
           .groups = plain_groups}},
     };
     if (argc && !strcmp(argv[0], "ls"))

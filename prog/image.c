@@ -46,15 +46,19 @@ static const struct option_group json_group = OPTION_GROUP(NULL, json_options);
 static const struct option_group rm_group = OPTION_GROUP(NULL, rm_options);
 static const struct option_group *const with_json[] = {&json_group, NULL}, *const with_force[] = {&rm_group, NULL};
 
-static const struct command_line ls_line = {
-    .command = "image ls", .usage = "image ls [--json]\nList the images that are there.", .groups = with_json};
+static const struct command_line ls_line = {.command = "image ls",
+                                            .usage = "image ls [--json]\nList the images that are there.",
+                                            .after = "\nExample: trapeze image ls --json | jq -r '.[].name'\n",
+                                            .groups = with_json};
 static const struct command_line rm_line = {.command = "image rm",
                                             .usage = "image rm [--force] NAME...\nRemove images.",
+                                            .after = "\nExample: trapeze image rm debian\n",
                                             .groups = with_force,
                                             .word = take_word};
 static const struct command_line info_line = {
     .command = "image info",
     .usage = "image info [--json] NAME|FILE\nTell what an image, or the disk in a file, is and what it would boot.",
+    .after = "\nExample: trapeze image info debian; trapeze image info ./cloud.qcow2\n",
     .groups = with_json,
     .word = take_word};
 

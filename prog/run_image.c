@@ -29,8 +29,9 @@ int run_image_available(const struct run_options *o, struct error *err)
     if (!o->image.what || is_file(o->image.what))
         return 0;
     int e = store_open(&s, err);
-    if (!e)
-        e = store_get(&s, o->image.what, &r, err);
+    if (e)
+        return e;
+    e = store_get(&s, o->image.what, &r, err);
     if (e == -ENOENT && !strcmp(o->image.what, "debian")) {
         struct waiting w;
         struct progress p = waiting_begin(&w, "image debian (built once)");

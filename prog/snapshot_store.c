@@ -1,7 +1,9 @@
 // See snapshot_store.h.
 #include "prog/snapshot_store.h"
+#include "image/store.h"
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,18 +14,13 @@ enum { NUMBER_MAX = 100000 };
 
 static char *store(struct error *err)
 {
-    const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    char *path = NULL;
-    int n = data && data[0] == '/'   ? asprintf(&path, "%s/trapeze/snapshots", data)
-            : home && home[0] == '/' ? asprintf(&path, "%s/.local/share/trapeze/snapshots", home)
-                                     : 0;
-    if (n > 0)
-        return path;
-    if (n)
+    char path[PATH_MAX];
+    if (store_folder("snapshots", path, sizeof path, err))
+        return NULL;
+    char *copy = strdup(path);
+    if (!copy)
         error_set(err, ENOMEM, "out of memory");
-    else
-        error_set(err, ENOENT, "neither XDG_DATA_HOME nor HOME says where snapshots are");
-    return NULL;
+    return copy;
 }
 
 char *snapshot_store_path(const char *word, struct error *err)

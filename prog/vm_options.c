@@ -51,7 +51,8 @@ int vm_options_take(const struct command_line *line, struct vm_options *o, int a
         return STATUS_OK;
     }
     if (!e && o->names < least)
-        e = command_line_wrong(line, &err, "the machine's name is missing");
+        e = command_line_wrong(line, &err, "the %s's name is missing",
+                               strstr(line->usage, "SNAPSHOT") ? "snapshot" : "machine");
     if (!e && o->names > most)
         e = command_line_wrong(line, &err, "%.80s: one name too many", o->name[most]);
     if (!e)

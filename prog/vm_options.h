@@ -18,8 +18,8 @@ extern const struct option_group vm_help_option, vm_json_option, vm_time_option;
 
 #define VM_FLAG(field) OPTION_SET(struct vm_options, field)
 
-// Parses, and does what --help wants. At least `least` names, at most `most`; `line`'s word is set here. -1: go on;
-// else the status to end with, after a line on standard error.
+// Parses, and does what --help wants. At least `least` names, at most `most` (of snapshots, if the usage says so, else
+// machines); `line`'s word is set here. -1: go on; else the status to end with, after a line on standard error.
 int vm_options_take(const struct command_line *line, struct vm_options *o, int argc, char **argv, unsigned least,
                     unsigned most);
 

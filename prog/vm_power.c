@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { KILL_SECONDS = 10 };
+enum { KILL_SECONDS = 10, PRESS_SECONDS = 3 };
 
 typedef int act(const struct vm_options *o, struct state_dir *d, struct error *err);
 
@@ -123,6 +123,24 @@ static int press(struct state_dir *d, const char *name, struct error *err)
     return 0;
 }
 
+// Waits for the first of n machines until that time. All that still run are pressed again now and then: a guest that is
+// about to boot has nobody yet who listens to the button, and one that shuts down already does not mind.
+static bool wait_pressing(struct state_dir *d, const bool *pressed, unsigned n, uint64_t until)
+{
+    struct error ignored;
+    for (;;) {
+        uint64_t now = host_monotonic_ns();
+        double left = until > now ? (double)(until - now) / 1e9 : 0;
+        if (vm_wait_end(&d[0], left < PRESS_SECONDS ? left : PRESS_SECONDS))
+            return true;
+        if (left <= PRESS_SECONDS)
+            return false;
+        for (unsigned i = 0; i < n; i++)
+            if (pressed[i] && state_dir_owner(&d[i]))
+                power(&d[i], "button", &ignored);
+    }
+}
+
 // The buttons of all are pressed first: they power off at the same time.
 int vm_stop_all(const struct command_line *line, const struct vm_options *o, bool tell)
 {
@@ -137,9 +155,7 @@ int vm_stop_all(const struct command_line *line, const struct vm_options *o, boo
             status = vm_fail(line, err.text);
     }
     for (unsigned i = 0; i < o->names; i++) {
-        uint64_t now = host_monotonic_ns();
-        double left = until > now ? (double)(until - now) / 1e9 : 0;
-        if (pressed[i] && !vm_wait_end(&d[i], left) && end_process(&d[i], &err))
+        if (pressed[i] && !wait_pressing(&d[i], &pressed[i], o->names - i, until) && end_process(&d[i], &err))
             status = vm_fail(line, err.text);
         else if (pressed[i] && tell)
             puts(o->name[i]);

@@ -3,6 +3,7 @@
 #include "unit.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -214,6 +215,27 @@ static void listing(void **state)
     assert_int_equal(store_remove(&b->store, "bad", &e), 0); // what is broken can be removed
 }
 
+// Without XDG_DATA_HOME and HOME there is the home of the user database; what is relative counts as unset.
+static void where_it_is(void **state)
+{
+    (void)state;
+    char path[PATH_MAX], home[PATH_MAX + 32];
+    struct error e;
+    struct passwd *p = getpwuid(getuid());
+    setenv("XDG_DATA_HOME", "relative", 1);
+    setenv("HOME", "/h", 1);
+    assert_int_equal(store_folder("images", path, sizeof path, &e), 0);
+    assert_string_equal(path, "/h/.local/share/trapeze/images");
+    unsetenv("HOME");
+    if (p) {
+        snprintf(home, sizeof home, "%s/.local/share/trapeze/images", p->pw_dir);
+        assert_int_equal(store_folder("images", path, sizeof path, &e), 0);
+        assert_string_equal(path, home);
+    }
+    setenv("XDG_DATA_HOME", "/d", 1);
+    assert_int_equal(store_folder("images", path, 10, &e), -ENAMETOOLONG);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +246,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(second_waits, setup, teardown),
         cmocka_unit_test_setup_teardown(in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(listing, setup, teardown),
+        cmocka_unit_test_setup_teardown(where_it_is, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
