@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { KILL_SECONDS = 10, PRESS_SECONDS = 3 };
+enum { KILL_SECONDS = 10, ANSWERLESS_SECONDS = 3, PRESS_SECONDS = 3 };
 
 typedef int act(const struct vm_options *o, struct state_dir *d, struct error *err);
 
@@ -90,7 +90,9 @@ int command_resume(int argc, char **argv)
 static int end_process(const struct state_dir *d, struct error *err)
 {
     struct error ignored;
-    if (power(d, "kill", &ignored) == 0 && vm_wait_end(d, KILL_SECONDS))
+    // One that is about to end may take its answer along.
+    int e = power(d, "kill", &ignored);
+    if (vm_wait_end(d, e ? ANSWERLESS_SECONDS : KILL_SECONDS))
         return 0;
     pid_t pid = state_dir_owner(d);
     int process = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
