@@ -95,6 +95,12 @@ static int describe(struct export *x, struct error *err)
     take_nets(x);
     for (unsigned i = 0; i < o->shares; i++)
         left_out("--share", o->share[i].tag);
+    if (!strncmp(o->console, "socket:", 7) || !strncmp(o->console, "file:", 5))
+        left_out("--console", o->console);
+    if (o->hvc)
+        left_out("--hvc", o->hvc);
+    if (o->vsock)
+        left_out("--vsock", o->vsock);
     bundle_members(m);
     int e = copy_text(m->cpu, sizeof m->cpu, o->cpu, "--cpu", err);
     return e ? e : copy_text(m->append, sizeof m->append, o->append, "--append", err);

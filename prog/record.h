@@ -27,7 +27,8 @@ int record_write(const struct state_dir *d, const struct record *r, struct error
 int record_read(const struct state_dir *d, struct record **out, struct error *err);
 void record_free(struct record *r);
 
-// The text may be cut; it need not be UTF-8. `end` is a word: poweroff, reset, crash, killed, debug, moved, failed.
+// The text may be cut; it need not be UTF-8. `end` is a word: poweroff, reset, crash, killed, debug, moved, failed,
+// imported.
 void record_end(const struct state_dir *d, const char *end, int status, const char *text);
 // NULL: it has not ended by itself.
 json_t *record_end_read(const struct state_dir *d);
