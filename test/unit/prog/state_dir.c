@@ -273,6 +273,36 @@ static void sockets_at_the_end_of_long_paths(void **state)
     state_dir_close(&again);
 }
 
+// One that is filled first is no machine before it has its name; a name that is taken leaves it a draft.
+static void drafts(void **state)
+{
+    (void)state;
+    struct state_dir d, taken;
+    char path[128];
+    assert_int_equal(state_dir_create(&taken, "web", false, &err), 0);
+    assert_int_equal(state_dir_draft(&d, false, &err), 0);
+    assert_int_equal(state_dir_write(&d, "config.json", "{}", &err), 0);
+    assert_int_equal(count_all(), 1);
+    assert_int_equal(state_dir_publish(&d, "web", &err), -EEXIST);
+    assert_non_null(strstr(err.text, "web: there is a machine of this name"));
+    assert_int_equal(state_dir_publish(&d, "../web", &err), -EINVAL);
+    assert_int_equal(count_all(), 1);
+    assert_int_equal(state_dir_publish(&d, "other", &err), 0);
+    assert_int_equal(count_all(), 2);
+    assert_string_equal(d.name, "other");
+    snprintf(path, sizeof path, "%s/trapeze/other/config.json", home);
+    assert_int_equal(access(path, F_OK), 0);
+    state_dir_close(&d);
+    // Given up: nothing is left.
+    assert_int_equal(state_dir_draft(&d, false, &err), 0);
+    snprintf(path, sizeof path, "%s", d.path);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(state_dir_remove(&d, &err), 0);
+    assert_int_not_equal(access(path, F_OK), 0);
+    state_dir_close(&d);
+    state_dir_close(&taken);
+}
+
 int main(void)
 {
 #define HOME_TEST(fn) cmocka_unit_test_setup_teardown(fn, fresh_home, remove_home)
@@ -281,6 +311,7 @@ int main(void)
         HOME_TEST(nothing_yet),
         HOME_TEST(a_life),
         HOME_TEST(children_do_not_pass_for_it),
+        HOME_TEST(drafts),
         HOME_TEST(names_are_chosen),
         HOME_TEST(temporary_ones_are_swept),
         HOME_TEST(removed_under_our_hands),
