@@ -2,7 +2,7 @@
 //
 // The machine's directory is locked meanwhile, so that nobody starts it. Each disk is copied into a qcow2 image of its
 // own first, beside the file that is made: overlays and what they lie on become one, and what is zero takes no room.
-// These copies have no names any more by the time they are read, so that none is left behind, whatever happens.
+// A copy loses its name when it is made; only a process that is killed leaves one, as .FILE-PID.diskN or .FILE-PID.
 #include "bundle/bundle.h"
 #include "image/make.h"
 #include "prog/commands.h"
