@@ -148,17 +148,6 @@ void image_print_made(const struct image_record *r)
            (unsigned long long)(r->size + 0xfffff) >> 20, r->kernel[0] ? r->kernel : "no kernel found in it");
 }
 
-static int finish(const struct command_line *c, struct store *s, struct waiting *w, int e, const struct error *err,
-                  const struct image_record *r)
-{
-    waiting_end(w);
-    store_close(s);
-    if (e)
-        return image_failed(c->command, e, err);
-    image_print_made(r);
-    return STATUS_OK;
-}
-
 // --- the commands
 
 int image_build_default(const struct store *s, const struct progress *p, struct image_record *out, struct error *err)
@@ -169,71 +158,87 @@ int image_build_default(const struct store *s, const struct progress *p, struct 
     return image_build_debian(s, &build, p, out, err);
 }
 
+// What a command that makes an image has: opened by begin(), given back by finish().
+struct making {
+    const struct command_line *line;
+    struct image_record r;
+    struct waiting w;
+    struct progress p;
+    struct store s;
+    struct error err;
+};
+
+// From here on progress is shown under that name. What it returns finish() wants.
+static int begin(struct making *m, const struct command_line *line, const char *name)
+{
+    m->line = line;
+    m->p = waiting_begin(&m->w, name);
+    return store_open(&m->s, &m->err);
+}
+
+static int finish(struct making *m, int e)
+{
+    waiting_end(&m->w);
+    store_close(&m->s);
+    if (e)
+        return image_failed(m->line->command, e, &m->err);
+    image_print_made(&m->r);
+    return STATUS_OK;
+}
+
 int image_build(int argc, char **argv)
 {
     struct make_options o = {.suite = DEFAULT_SUITE, .size = DEFAULT_SIZE};
-    struct image_record r;
-    struct waiting w;
-    struct store s;
-    struct error err;
+    struct making m;
     char agent[PATH_MAX];
     int status;
     if (!parse(&build_line, &o, 1, "what to build is missing: debian", argc, argv, &status))
         return status;
     int e = strcmp(o.word[0], "debian")
-                ? command_line_wrong(&build_line, &err, "%.40s: only debian can be built; import others", o.word[0])
+                ? command_line_wrong(&build_line, &m.err, "%.40s: only debian can be built; import others", o.word[0])
                 : 0;
     if (e)
-        return image_failed(build_line.command, e, &err);
+        return image_failed(build_line.command, e, &m.err);
     const struct build_options build = {.name = o.name ? o.name : "debian",
                                         .suite = o.suite,
                                         .packages = o.packages,
                                         .mirror = o.mirror,
                                         .agent = agent_folder(agent),
                                         .size = o.size};
-    struct progress p = waiting_begin(&w, build.name);
-    e = store_open(&s, &err);
+    e = begin(&m, &build_line, build.name);
     if (!e)
-        e = image_build_debian(&s, &build, &p, &r, &err);
-    return finish(&build_line, &s, &w, e, &err, &r);
+        e = image_build_debian(&m.s, &build, &m.p, &m.r, &m.err);
+    return finish(&m, e);
 }
 
 int image_import_command(int argc, char **argv)
 {
     struct make_options o = {.size = 0};
-    struct image_record r;
-    struct waiting w;
-    struct store s;
-    struct error err;
+    struct making m;
     int status;
     if (!parse(&import_line, &o, 1, "the file or URL is missing", argc, argv, &status))
         return status;
     const struct import_options import = {.name = o.name, .from = o.word[0], .sha256 = o.sha256};
-    struct progress p = waiting_begin(&w, "import");
-    int e = store_open(&s, &err);
+    int e = begin(&m, &import_line, "import");
     if (!e)
-        e = image_import(&s, &import, &p, &r, &err);
-    return finish(&import_line, &s, &w, e, &err, &r);
+        e = image_import(&m.s, &import, &m.p, &m.r, &m.err);
+    return finish(&m, e);
 }
 
 int image_resize_command(int argc, char **argv)
 {
     struct make_options o = {.size = 0};
-    struct image_record r;
-    struct waiting w;
-    struct store s;
-    struct error err;
+    struct making m;
     int status;
     if (!parse(&resize_line, &o, 2, "the image's name and its new size are missing", argc, argv, &status))
         return status;
     bool good = option_size(o.word[1], &o.size) && o.size && o.size % 512 == 0 && o.size <= 1ull << 44;
-    struct progress p = waiting_begin(&w, "resize");
-    int e = store_open(&s, &err);
+    int e = begin(&m, &resize_line, "resize");
     if (!e && !good)
-        e = command_line_wrong(&resize_line, &err, "%.40s: must be a size such as 8G, at most 16T", o.word[1]);
+        e = command_line_wrong(&resize_line, &m.err, "%.40s: must be a size such as 8G, at most 16T", o.word[1]);
     if (!e)
-        e = image_resize(&s, o.word[0], o.size, &p, &r, &err);
-    return finish(&resize_line, &s, &w, e, &err, &r);
+        e = image_resize(&m.s, o.word[0], o.size, &m.p, &m.r, &m.err);
+    return finish(&m, e);
 }
 
 int image_convert_command(int argc, char **argv)
