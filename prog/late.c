@@ -34,6 +34,7 @@
     F(lws_hdr_copy)                                                                                                    \
     F(lws_hdr_total_length)                                                                                            \
     F(lws_http_transaction_completed)                                                                                  \
+    F(lws_return_http_status)                                                                                          \
     F(lws_rx_flow_control)                                                                                             \
     F(lws_service)                                                                                                     \
     F(lws_set_log_level)                                                                                               \
