@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -208,6 +209,17 @@ static void stream_ready(struct stream *s)
 
 // --- from the guest
 
+// At the first byte: a machine that prints nothing does without the thread. If there can be none now, the next byte
+// tries again. Signals belong to the event loop.
+static void begin_log(struct hub *h)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    h->threaded = pthread_create(&h->thread, NULL, log_main, h) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 static void stream_write(struct stream *s, const void *data, size_t size)
 {
     struct hub *h = (struct hub *)s;
@@ -222,6 +234,8 @@ static void stream_write(struct stream *s, const void *data, size_t size)
         from += n;
         left -= n;
     }
+    if (!h->threaded && h->log >= 0 && size)
+        begin_log(h);
     if (h->idle || h->head - h->logged >= CHUNK)
         pthread_cond_signal(&h->printed);
     bool tell = h->thirsty;
@@ -337,12 +351,11 @@ int hub_create(const struct hub_options *o, struct hub **out, struct error *err)
     if (o->folder >= 0) {
         snprintf(h->name, sizeof h->name, "%s", o->log);
         open_log(h);
-        int e = h->log < 0 ? errno : pthread_create(&h->thread, NULL, log_main, h);
-        if (e) {
+        if (h->log < 0) {
+            int e = errno;
             hub_destroy(h);
             return error_set(err, e, "console log: %s", strerror(e));
         }
-        h->threaded = true;
     }
     if (h->below) {
         h->below->receive = below_receive;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ struct output {
     pthread_cond_t filled, drained;
     enum output_manner manner;
     int fd;
-    bool writing, stopping, stalled;
+    bool running, writing, stopping, stalled; // running: the thread has begun
     uint64_t head, tail;
     pthread_t thread;
     char ring[SIZE];
@@ -84,10 +85,23 @@ static void *pump(void *ctx)
     return NULL;
 }
 
+// At the first byte: most outputs of most machines never have one. If there can be no thread now, the next write tries
+// again; what is printed is kept meanwhile. Signals belong to the event loop.
+static void begin(struct output *o)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    o->running = pthread_create(&o->thread, NULL, pump, o) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 void output_write(struct output *o, const void *data, size_t size)
 {
     const char *from = data;
     pthread_mutex_lock(&o->lock);
+    if (!o->running && size)
+        begin(o);
     while (size) {
         size_t room = SIZE - (size_t)(o->head - o->tail);
         if (!room && o->manner == OUTPUT_WAIT && !o->stalled && o->fd >= 0) {
@@ -124,7 +138,7 @@ void output_flush(struct output *o)
 {
     struct timespec until = in_seconds(FLUSH_SECONDS);
     pthread_mutex_lock(&o->lock);
-    while (o->head != o->tail && o->fd >= 0)
+    while (o->running && o->head != o->tail && o->fd >= 0)
         if (pthread_cond_timedwait(&o->drained, &o->lock, &until) == ETIMEDOUT)
             break;
     pthread_mutex_unlock(&o->lock);
@@ -137,7 +151,8 @@ void output_destroy(struct output *o)
     o->stopping = true;
     pthread_cond_broadcast(&o->filled);
     pthread_mutex_unlock(&o->lock);
-    pthread_join(o->thread, NULL);
+    if (o->running)
+        pthread_join(o->thread, NULL);
     pthread_cond_destroy(&o->filled);
     pthread_cond_destroy(&o->drained);
     pthread_mutex_destroy(&o->lock);
@@ -158,11 +173,6 @@ int output_create(struct output **out, int fd, enum output_manner manner, struct
     pthread_condattr_destroy(&monotonic);
     o->fd = fd;
     o->manner = manner;
-    int e = pthread_create(&o->thread, NULL, pump, o);
-    if (e) {
-        free(o);
-        return error_set(err, e, "console: cannot start a thread: %s", strerror(e));
-    }
     *out = o;
     return 0;
 }

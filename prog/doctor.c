@@ -86,7 +86,7 @@ int command_doctor(int argc, char **argv)
     printf("trapeze %s on %s %s %s, %ld CPUs\n\n", TRAPEZE_VERSION, u.sysname, u.release, u.machine,
            sysconf(_SC_NPROCESSORS_ONLN));
     kvm_row();
-    row("AVX2", __builtin_cpu_supports("avx2"), "");
+    row("AVX2", host_cpuid(7, 0).ebx & 1u << 5, "");
     row("FSGSBASE", getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE, "");
     model_rows();
     struct aio *aio;

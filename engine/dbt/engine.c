@@ -9,14 +9,28 @@
 #include "engine/dbt/written.h"
 #include "engine/interp/run.h"
 #include "engine/interp/shared.h"
+#include <cpuid.h>
 #include <errno.h>
 
 #define VM(e) ((struct interp_vm *)(e))
 #define VCPU(e) ((struct dbt_vcpu *)(e))
 
+// Not by __builtin_cpu_supports, which asks CPUID for everything at each start of the program: in a virtual machine
+// that is an exit each time.
+static bool has_avx2_and_bmi2(void)
+{
+    enum { OSXSAVE = 1 << 27, AVX2 = 1 << 5, BMI2 = 1 << 8, SSE_AND_AVX = 6 };
+    uint32_t a, b, c, d, xcr0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE))
+        return false;
+    __asm__("xgetbv" : "=a"(xcr0), "=d"(d) : "c"(0));
+    return (xcr0 & SSE_AND_AVX) == SSE_AND_AVX && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
+           (b & (AVX2 | BMI2)) == (AVX2 | BMI2);
+}
+
 static int probe(struct error *err)
 {
-    if (!__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("avx2"))
+    if (!has_avx2_and_bmi2())
         return error_set(err, ENOTSUP, "engine dbt: the host's CPU lacks BMI2 or AVX2");
     return engine_interp.probe(err);
 }

@@ -61,15 +61,18 @@ static int probe(struct error *err)
 bool kvm_on_vmx(void)
 {
     uint32_t a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && c & 1u << 5;
+    __cpuid(1, a, b, c, d);
+    return c & 1u << 5;
 }
 
 // A KVM device without VMX or SVM behind it emulates the guest's kernel instruction by instruction.
 static int recommend(struct error *err)
 {
     uint32_t a, b, c, d;
-    bool svm = __get_cpuid(0x80000001, &a, &b, &c, &d) && c & 1u << 2;
-    return kvm_on_vmx() || svm ? 0 : error_set(err, ENOTSUP, "the CPU has neither VMX nor SVM, so KVM only emulates");
+    __cpuid(0x80000001, a, b, c, d); // each 64-bit CPU has both leaves
+    return c & 1u << 2 || kvm_on_vmx()
+               ? 0
+               : error_set(err, ENOTSUP, "the CPU has neither VMX nor SVM, so KVM only emulates");
 }
 
 // Where old habits of KVM depart from the manuals. The kernel may not have all of these switches [7.28].
