@@ -1,5 +1,5 @@
 // trapeze: the program. It finds the command and lets it work; what each does is in its own file.
-#include "prog/commands.h"
+#include "prog/command/commands.h"
 #include <stdio.h>
 #include <string.h>
 
