@@ -115,7 +115,11 @@ int guest_connect(struct guest *g, unsigned wait_s, struct error *err)
             return fd;
         if (fd >= 0 && ask_port(fd, until > patient ? until : patient)) {
             g->fd = fd;
-            return greet(g, err);
+            int e = greet(g, err);
+            // A guest that has just gone on from a snapshot drops what it finds connected when it hears of that.
+            if (e != -ECONNRESET || now_ms() >= early)
+                return e;
+            g->fd = -1;
         }
         if (fd >= 0)
             close(fd);
