@@ -6,10 +6,10 @@
 //
 // Order of locks: a device's, then the hub's. So the hub calls nobody with its lock held.
 #include "backend/hub.h"
+#include "host/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,8 +37,7 @@ struct hub {
     int folder, log;
     char name[64];
     uint64_t log_size, limit;
-    pthread_t thread;
-    bool threaded;
+    struct thread *thread; // of the log; NULL before the first byte
     char ring[RING];
     uint8_t input[INPUT];
 };
@@ -111,7 +110,7 @@ static void wait_for_output(struct hub *h)
             break;
 }
 
-static void *log_main(void *ctx)
+static void log_main(void *ctx)
 {
     struct hub *h = ctx;
     static const char gap[] = "\n[output lost here]\n";
@@ -135,7 +134,6 @@ static void *log_main(void *ctx)
         pthread_cond_broadcast(&h->written);
     }
     pthread_mutex_unlock(&h->lock);
-    return NULL;
 }
 
 // --- towards the guest
@@ -209,17 +207,6 @@ static void stream_ready(struct stream *s)
 
 // --- from the guest
 
-// At the first byte: a machine that prints nothing does without the thread. If there can be none now, the next byte
-// tries again. Signals belong to the event loop.
-static void begin_log(struct hub *h)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    h->threaded = pthread_create(&h->thread, NULL, log_main, h) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
 static void stream_write(struct stream *s, const void *data, size_t size)
 {
     struct hub *h = (struct hub *)s;
@@ -234,8 +221,9 @@ static void stream_write(struct stream *s, const void *data, size_t size)
         from += n;
         left -= n;
     }
-    if (!h->threaded && h->log >= 0 && size)
-        begin_log(h);
+    // A machine that prints nothing does without the thread. If there can be none now, the next byte tries again.
+    if (!h->thread && h->log >= 0 && size)
+        thread_create(&h->thread, "log", log_main, h, NULL);
     if (h->idle || h->head - h->logged >= CHUNK)
         pthread_cond_signal(&h->printed);
     bool tell = h->thirsty;
@@ -283,7 +271,7 @@ static void stream_flush(struct stream *s)
         h->below->ops->flush(h->below);
     struct timespec until = from_now(FLUSH_SECONDS * 1000);
     pthread_mutex_lock(&h->lock);
-    while (h->threaded && h->logged < h->head)
+    while (h->thread && h->logged < h->head)
         if (pthread_cond_timedwait(&h->written, &h->lock, &until) == ETIMEDOUT)
             break;
     pthread_mutex_unlock(&h->lock);
@@ -315,8 +303,8 @@ void hub_destroy(struct hub *h)
     h->stopping = true;
     pthread_cond_signal(&h->printed);
     pthread_mutex_unlock(&h->lock);
-    if (h->threaded)
-        pthread_join(h->thread, NULL);
+    if (h->thread)
+        thread_join(h->thread);
     if (h->below)
         h->below->receive = NULL;
     if (h->log >= 0)

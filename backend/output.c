@@ -4,10 +4,10 @@
 // SIZE]. The thread copies a chunk, writes it without the lock, and then moves the tail to behind it, unless dropping
 // has moved it further already.
 #include "backend/output.h"
+#include "host/thread.h"
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -22,9 +22,9 @@ struct output {
     pthread_cond_t filled, drained;
     enum output_manner manner;
     int fd;
-    bool running, writing, stopping, stalled; // running: the thread has begun
+    bool writing, stopping, stalled;
     uint64_t head, tail;
-    pthread_t thread;
+    struct thread *thread; // NULL before the first byte
     char ring[SIZE];
 };
 
@@ -56,7 +56,7 @@ static size_t write_some(int fd, const char *data, size_t size)
     return size; // nobody will ever read this (EPIPE, EIO): let it go
 }
 
-static void *pump(void *ctx)
+static void pump(void *ctx)
 {
     struct output *o = ctx;
     char chunk[CHUNK];
@@ -82,26 +82,16 @@ static void *pump(void *ctx)
         pthread_cond_broadcast(&o->drained);
     }
     pthread_mutex_unlock(&o->lock);
-    return NULL;
-}
-
-// At the first byte: most outputs of most machines never have one. If there can be no thread now, the next write tries
-// again; what is printed is kept meanwhile. Signals belong to the event loop.
-static void begin(struct output *o)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    o->running = pthread_create(&o->thread, NULL, pump, o) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 void output_write(struct output *o, const void *data, size_t size)
 {
     const char *from = data;
     pthread_mutex_lock(&o->lock);
-    if (!o->running && size)
-        begin(o);
+    // Most outputs of most machines never have a byte. If there can be no thread now, the next write tries again; what
+    // is printed is kept meanwhile.
+    if (!o->thread && size)
+        thread_create(&o->thread, "output", pump, o, NULL);
     while (size) {
         size_t room = SIZE - (size_t)(o->head - o->tail);
         if (!room && o->manner == OUTPUT_WAIT && !o->stalled && o->fd >= 0) {
@@ -138,7 +128,7 @@ void output_flush(struct output *o)
 {
     struct timespec until = in_seconds(FLUSH_SECONDS);
     pthread_mutex_lock(&o->lock);
-    while (o->running && o->head != o->tail && o->fd >= 0)
+    while (o->thread && o->head != o->tail && o->fd >= 0)
         if (pthread_cond_timedwait(&o->drained, &o->lock, &until) == ETIMEDOUT)
             break;
     pthread_mutex_unlock(&o->lock);
@@ -151,8 +141,8 @@ void output_destroy(struct output *o)
     o->stopping = true;
     pthread_cond_broadcast(&o->filled);
     pthread_mutex_unlock(&o->lock);
-    if (o->running)
-        pthread_join(o->thread, NULL);
+    if (o->thread)
+        thread_join(o->thread);
     pthread_cond_destroy(&o->filled);
     pthread_cond_destroy(&o->drained);
     pthread_mutex_destroy(&o->lock);
