@@ -5,6 +5,7 @@
 // which is looked at: the guest may change its own memory in between. Invariant: inflight counts submitted requests
 // whose done() has not returned.
 #include "backend/disk_raw.h"
+#include "backend/disk_lock.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -193,23 +194,9 @@ static void close_disk(struct disk *disk)
     free(d);
 }
 
-// Nobody else writes what we write, and nobody writes what we read.
-static int lock_file(int fd, const struct disk_options *o, struct error *err)
-{
-    struct flock l = {.l_type = o->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(fd, F_OFD_SETLK, &l) == 0)
-        return 0;
-    if (errno == EAGAIN || errno == EACCES)
-        return error_set(err, EBUSY, "disk %s: in use by another virtual machine", o->path);
-    return 0; // a file system without locks: nothing to be had
-}
-
 static int hold(struct disk *disk, bool wanted)
 {
-    struct flock l = {.l_type = !wanted ? F_UNLCK : disk->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(((struct raw_disk *)disk)->fd, F_OFD_SETLK, &l) == 0)
-        return 0;
-    return errno == EAGAIN || errno == EACCES ? -EBUSY : 0;
+    return disk_lock_hold(((struct raw_disk *)disk)->fd, wanted, !disk->readonly);
 }
 
 static int find_size(int fd, const struct disk_options *o, uint64_t *size, uint32_t *block, struct error *err)
@@ -246,7 +233,7 @@ int raw_disk_open(int fd, const struct disk_options *o, bool guarded, struct aio
     uint32_t block = 0;
     int e = find_size(fd, o, &size, &block, err);
     if (e == 0)
-        e = lock_file(fd, o, err);
+        e = disk_lock(fd, !o->readonly, o->path, err);
     if (e == 0) {
         d = calloc(1, sizeof *d);
         if (d)

@@ -5,6 +5,7 @@
 //
 // A chain that comes back to a file that is in it already (told by device and inode) is refused, as is one of more than
 // CHAIN_MAX files. Backing files are locked against being opened for writing as long as somebody reads them.
+#include "backend/disk_lock.h"
 #include "backend/qcow2/image.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -51,20 +52,6 @@ static int raw_open(int fd, const char *path, struct layer **out, struct error *
     return 0;
 }
 
-int chain_lock(int fd, bool write, const char *path, struct error *err)
-{
-    struct flock l = {.l_type = write ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET};
-    if (fcntl(fd, F_OFD_SETLK, &l) == 0 || (errno != EAGAIN && errno != EACCES))
-        return 0; // EINVAL and the like: a file system without locks
-    return error_set(err, EBUSY, "disk %s: in use by another virtual machine", path);
-}
-
-int chain_hold(int fd, bool hold, bool write)
-{
-    struct flock l = {.l_type = !hold ? F_UNLCK : write ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET};
-    return fcntl(fd, F_OFD_SETLK, &l) < 0 && (errno == EAGAIN || errno == EACCES) ? -EBUSY : 0;
-}
-
 static char *resolve(const char *image, const char *name)
 {
     const char *slash = strrchr(image, '/');
@@ -101,7 +88,7 @@ static int open_path(const char *path, const char *format, const struct chain *a
     struct chain link;
     int e = check_link(fd, path, above, &link, err);
     if (!e)
-        e = chain_lock(fd, false, path, err);
+        e = disk_lock(fd, false, path, err);
     if (e) {
         close(fd);
         return e;

@@ -10,6 +10,7 @@
 //
 // The walk ends however the tables are knotted: what is met more often than there are snapshots is not entered again,
 // and after CORRUPTIONS_MAX the image is given up.
+#include "backend/disk_lock.h"
 #include "backend/qcow2/image.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -262,7 +263,7 @@ int qcow2_check(const char *path, bool repair, struct qcow2_check *out, struct e
     int fd = open(path, (repair ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return error_set(err, errno, "disk %s: %s", path, strerror(errno));
-    int e = chain_lock(fd, repair, path, err);
+    int e = disk_lock(fd, repair, path, err);
     if (e) {
         close(fd);
         return e;

@@ -4,6 +4,7 @@
 // to copy; none of that is to hold up the vCPU that rang. WORKERS requests are in the works at a time.
 //
 // Invariant: inflight counts submitted requests whose done() has not returned.
+#include "backend/disk_lock.h"
 #include "backend/qcow2/image.h"
 #include "host/thread.h"
 #include <errno.h>
@@ -135,7 +136,7 @@ static int hold(struct disk *disk, bool wanted)
 {
     struct qcow2 *q = ((struct qcow2_disk *)disk)->image;
     int e = wanted ? 0 : image_settle(q);
-    return e ? e : chain_hold(q->fd, wanted, !q->readonly);
+    return e ? e : disk_lock_hold(q->fd, wanted, !q->readonly);
 }
 
 int qcow2_disk_open(int fd, const struct disk_options *o, struct disk **out, struct error *err)
@@ -149,7 +150,7 @@ int qcow2_disk_open(int fd, const struct disk_options *o, struct disk **out, str
     else if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
         e = error_set(err, EINVAL, "disk %s: neither a file nor a block device", o->path);
     if (!e)
-        e = chain_lock(fd, !o->readonly, o->path, err);
+        e = disk_lock(fd, !o->readonly, o->path, err);
     if (e) {
         close(fd);
         return e;

@@ -93,8 +93,6 @@ struct chain {
 // Opens the file that `image` names as its backing file; a relative name starts from the image's folder.
 int chain_open(const char *image, const char *name, const char *format, const struct chain *above, struct layer **out,
                struct error *err);
-int chain_lock(int fd, bool write, const char *path, struct error *err);
-int chain_hold(int fd, bool hold, bool write); // gives that lock up, or has it again: 0 or -EBUSY
 
 // --- tables of a cluster each, as they are in the file: a bounded cache (cache.c)
 
