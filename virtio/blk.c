@@ -344,13 +344,9 @@ static void blk_reset(struct virtio_device *d)
 static void blk_drain(struct device *dev)
 {
     struct virtio_blk *b = (struct virtio_blk *)dev;
-    unsigned left;
-    do { // what is done may make room for chains that have been waiting
+    do // what is done may make room for chains that have been waiting
         b->disk->ops->drain(b->disk);
-        vm_lock(&dev->lock);
-        left = b->virtio.in_flight;
-        vm_unlock(&dev->lock);
-    } while (left);
+    while (virtio_has_in_flight(&b->virtio));
 }
 
 static int blk_loaded(struct device *dev)

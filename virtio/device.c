@@ -102,6 +102,14 @@ void virtio_unpop(struct virtio_device *d, unsigned queue, unsigned count)
     back(d, count);
 }
 
+bool virtio_has_in_flight(struct virtio_device *d)
+{
+    vm_lock(&d->dev.lock);
+    bool some = d->in_flight > 0;
+    vm_unlock(&d->dev.lock);
+    return some;
+}
+
 void virtio_notify(struct virtio_device *d, unsigned queue)
 {
     if (!virtq_wants_interrupt(&d->queue[queue].ring) || !d->transport.queue_interrupt)

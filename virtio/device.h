@@ -131,6 +131,9 @@ void virtio_device_stats(struct device *d, void (*emit)(void *ctx, const char *n
         STATE_EACH(type, member.queue, ring.next_avail, 1), STATE_EACH(type, member.queue, ring.next_used, 1),         \
         STATE_EACH(type, member.queue, ring.told, 1)
 
+// Without the lock, for a kind's drain(): whether chains are taken and not given back.
+bool virtio_has_in_flight(struct virtio_device *d);
+
 // For transports; with the lock held.
 
 // The driver works with the device: its kicks come often.

@@ -144,13 +144,9 @@ static void lost(void *ctx, const char *why)
 void virtio_vhost_drain(struct device *dev)
 {
     struct virtio_vhost *v = (struct virtio_vhost *)dev;
-    unsigned left;
-    do { // what is done may make room for chains that have been waiting
+    do // what is done may make room for chains that have been waiting
         v->vhost->ops->drain(v->vhost);
-        vm_lock(&dev->lock);
-        left = v->virtio.in_flight;
-        vm_unlock(&dev->lock);
-    } while (left);
+    while (virtio_has_in_flight(&v->virtio));
 }
 
 void virtio_vhost_stats(struct device *dev, void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)

@@ -162,6 +162,14 @@ struct dirty_entries { // of L1 or reftable, by index; empty if from == to
     uint32_t from, to;
 };
 
+static inline void dirty_entries_add(struct dirty_entries *d, uint32_t i)
+{
+    if (d->from == d->to)
+        *d = (struct dirty_entries){i, i + 1};
+    d->from = i < d->from ? i : d->from;
+    d->to = i >= d->to ? i + 1 : d->to;
+}
+
 struct qcow2 {
     struct layer layer;
     int fd;

@@ -95,12 +95,8 @@ int map_find(struct qcow2 *q, uint64_t offset, uint64_t length, struct extent *o
 
 static void l1_set(struct qcow2 *q, uint32_t i, uint64_t entry)
 {
-    struct dirty_entries *d = &q->l1_dirty;
     q->l1[i] = entry;
-    if (d->from == d->to)
-        *d = (struct dirty_entries){i, i + 1};
-    d->from = i < d->from ? i : d->from;
-    d->to = i >= d->to ? i + 1 : d->to;
+    dirty_entries_add(&q->l1_dirty, i);
 }
 
 // The L2 table for offset, ready to be changed: a new one where there is none, a copy of one that is shared.

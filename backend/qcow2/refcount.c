@@ -45,12 +45,8 @@ static uint64_t index_of(const struct qcow2 *q, uint64_t cluster)
 
 static void reftable_set(struct qcow2 *q, uint32_t i, uint64_t offset)
 {
-    struct dirty_entries *d = &q->reftable_dirty;
     q->reftable[i] = offset;
-    if (d->from == d->to)
-        *d = (struct dirty_entries){i, i + 1};
-    d->from = i < d->from ? i : d->from;
-    d->to = i >= d->to ? i + 1 : d->to;
+    dirty_entries_add(&q->reftable_dirty, i);
 }
 
 // The block that describes the cluster. *out is NULL where there is none.

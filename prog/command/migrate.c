@@ -3,6 +3,7 @@
 // The machine's own process does it (machine_move.h); the command asks it to, tells how far it is, and cancels when it
 // is interrupted. If the command is killed, the move goes on.
 #include "prog/option/migrate.h"
+#include "host/clock.h"
 #include "prog/command/commands.h"
 #include "prog/command/vm_view.h"
 #include <errno.h>
@@ -203,9 +204,7 @@ static int tell_end(const struct migrate_command *c, const json_t *j, uint64_t m
 
 static uint64_t now_ms(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    return host_monotonic_ns() / 1000000;
 }
 
 static int migrate(const struct migrate_command *c, struct state_dir *d, struct error *err)

@@ -1,6 +1,7 @@
 // See guest.h.
 #include "prog/guest/guest.h"
 #include "backend/unix_address.h"
+#include "host/clock.h"
 #include "prog/option/command_line.h"
 #include "prog/state/state_dir.h"
 #include <errno.h>
@@ -8,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { RETRY_US = 50000, HELLO_MS = 15000, EARLY_MS = 5000, BEGIN_MS = 60000, LINE = 32 };
@@ -34,9 +34,7 @@ void guest_free(struct guest *g)
 
 static int64_t now_ms(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    return (int64_t)(host_monotonic_ns() / 1000000);
 }
 
 // ---- the socket

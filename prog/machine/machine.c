@@ -165,14 +165,20 @@ static int make_vm(struct machine *m, const struct engine_ops *engine, struct en
     return 0;
 }
 
+static int open_engine(const struct machine *m, const struct engine_ops **engine, struct engine_host **host,
+                       struct error *why, struct error *err)
+{
+    *host = NULL;
+    int e = engine_choose(m->o->engine, engine, why, err);
+    return !e && (*engine)->open ? (*engine)->open(m->o->apics, host, err) : e;
+}
+
 int machine_build(struct machine *m, struct error *err)
 {
     const struct engine_ops *engine;
-    struct engine_host *host = NULL;
+    struct engine_host *host;
     struct error why;
-    int e = engine_choose(m->o->engine, &engine, &why, err);
-    if (!e && engine->open)
-        e = engine->open(m->o->apics, &host, err);
+    int e = open_engine(m, &engine, &host, &why, err);
     if (!e)
         e = make_vm(m, engine, host, why.text, err);
     if (host)
@@ -189,16 +195,14 @@ int machine_check_model(const struct run_options *o, const struct restore *resto
 {
     struct machine *m = calloc(1, sizeof *m);
     const struct engine_ops *engine;
-    struct engine_host *host = NULL;
+    struct engine_host *host;
     struct error why;
     if (!m)
         return error_set(err, ENOMEM, "out of memory");
     m->o = o;
     m->restore = restore;
     m->since = host_instant_now();
-    int e = engine_choose(o->engine, &engine, &why, err);
-    if (!e && engine->open)
-        e = engine->open(o->apics, &host, err);
+    int e = open_engine(m, &engine, &host, &why, err);
     if (!e)
         e = make_model(m, engine, host, err);
     if (host)
